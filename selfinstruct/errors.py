@@ -12,12 +12,15 @@
     │   ├── RunLocked                        another process holds it
     │   ├── RunMismatch                      made with another config: says which fields
     │   └── StoreError                       disk full, read-only, damaged or newer run.sqlite
+    ├── Stopped                     exit 5   short of the target, resumable: budget, saturation
+    │   └── Interrupted             exit 130 Ctrl-C or SIGTERM
     └── BackendError                exit 4   the endpoint
         ├── RateLimited             retryable
         ├── Unavailable             retryable   connection, timeout, 5xx
         ├── BadReply                retryable   200 with something that is not a completion
         ├── RequestRefused                      400: this request only; the run goes on
         │   └── ContextTooLong
+        ├── ServerDied                          the embedded model's process is gone
         └── AccessDenied                        stops the run at the first answer
             ├── WrongKey                        401, 403
             ├── UnknownModel                    404
@@ -86,22 +89,43 @@ class StoreError(RunError):
     """The run's database can't be opened or written."""
 
 
+class Stopped(SelfInstructError):
+    """The run ended before its target, on purpose and resumable; the message says why and how to go on."""
+
+    exit_code = 5
+
+
+class Interrupted(Stopped):
+    """The person, or the system, asked the run to end."""
+
+    exit_code = 130
+
+
 class BackendError(SelfInstructError):
     """The endpoint did not give a completion.
 
     `retryable`: the same request may succeed later. `fatal`: no request can succeed until the
     person changes something, so the run stops at once. `retry_after`: seconds the server asked
-    us to wait, if it said. `status`: the HTTP status, if there was an answer.
+    us to wait, if it said. `status`: the HTTP status, if there was an answer. `maybe_billed`: the
+    request had left and no answer came, so the server may have worked, and charged, for it.
     """
 
     exit_code = 4
     retryable: ClassVar[bool] = False
     fatal: ClassVar[bool] = False
 
-    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        maybe_billed: bool = False,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+        self.maybe_billed = maybe_billed
 
 
 class RateLimited(BackendError):
@@ -128,6 +152,12 @@ class RequestRefused(BackendError):
 
 class ContextTooLong(RequestRefused):
     """The prompt and `max_tokens` do not fit the model's context."""
+
+
+class ServerDied(BackendError):
+    """The embedded model's own process has ended; resuming starts a new one."""
+
+    fatal = True
 
 
 class AccessDenied(BackendError):

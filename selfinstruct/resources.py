@@ -33,7 +33,9 @@ def shipped(kind: Kind) -> Path:
     packaged = here.parent / "_data" / kind
     if packaged.is_dir():
         return packaged
-    raise FileNotFoundError(f"selfinstruct was installed without its {kind}/ folder ({packaged} is missing); reinstall it")
+    raise FileNotFoundError(
+        f"selfinstruct was installed without its {kind}/ folder ({packaged} is missing); reinstall it"
+    )
 
 
 def find(kind: Kind, name: str) -> Path | None:

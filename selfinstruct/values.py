@@ -28,7 +28,8 @@ class Instance:
 class Task:
     """An instruction with its instances (Self-Instruct's own shape, `data/seed_tasks.jsonl`).
 
-    An Alpaca row is a task with exactly one instance.
+    An Alpaca row is a task with exactly one instance. `extra` holds what a format must keep to write
+    itself back (Dolly's category, pCLUE's answer choices).
     """
 
     instruction: str
@@ -36,6 +37,7 @@ class Task:
     is_classification: bool | None = None
     id: str = ""
     name: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

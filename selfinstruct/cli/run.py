@@ -1,0 +1,149 @@
+"""`run`, `resume` and `refilter`."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from selfinstruct import run as runs
+from selfinstruct.cli.progress import Progress
+from selfinstruct.config import parse_override, read
+from selfinstruct.errors import ConfigError, Interrupted, SelfInstructError
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_knobs = _options(
+    click.option("-n", "--target", type=int, metavar="N", help="Accepted records wanted."),
+    click.option("--base-url", metavar="URL", help="OpenAI-compatible server."),
+    click.option("--api-key-env", metavar="NAME", help="Environment variable with the key [default: OPENAI_API_KEY]."),
+    click.option("--concurrency", type=int, metavar="N", help="Requests under way at once [default: 16]."),
+    click.option("--rpm", type=int, metavar="N", help="Requests a minute."),
+    click.option("--tpm", type=int, metavar="N", help="Tokens a minute."),
+    click.option("--max-requests", type=int, metavar="N", help="Requests over the whole run."),
+    click.option("--max-tokens", type=int, metavar="N", help="Tokens over the whole run."),
+    click.option("--max-cost", metavar="USD", help="Dollars over the whole run, by the price file."),
+    click.option("--max-time", metavar="TIME", help="Running time over the whole run, such as 2h."),
+    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting by its path."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
+)
+
+_KNOB_KEYS = {
+    "target": "target",
+    "base_url": "backend.base_url",
+    "api_key_env": "backend.api_key_env",
+    "concurrency": "concurrency",
+    "rpm": "rpm",
+    "tpm": "tpm",
+    "max_requests": "budget.max_requests",
+    "max_tokens": "budget.max_tokens",
+    "max_cost": "budget.max_cost",
+    "max_time": "budget.max_time",
+}
+
+
+@click.command(
+    epilog="Example: selfinstruct run alpaca -n 1000 -m openai/gpt-4o-mini -l zh -o runs/zh --max-cost 5",
+)
+@click.argument("recipe")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder [default: runs/RECIPE-LANG-TIME].")
+@click.option("-m", "--model", metavar="PROVIDER/MODEL", help="[default: llama.cpp/smollm2-135m, embedded]")
+@click.option("-l", "--language", metavar="TAG", help="BCP 47 tag [default: en, or the recipe's own].")
+@click.option("--seeds", metavar="FILE", help="Seed tasks of your own.")
+@click.option("--input", metavar="FILE", help="Input of recipes that work through one.")
+@click.option("-c", "--config", type=click.Path(path_type=Path, dir_okay=False), help="YAML file with any setting.")
+@click.option("--seed", type=int, metavar="N", help="Seed of all randomness [default: 42].")
+@_knobs
+def run(
+    recipe: str,
+    output: Path | None,
+    config: Path | None,
+    overrides: tuple[str, ...],
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Start a run, or go on with it if the folder holds one with the same config."""
+    layers = [read(config)] if config else []
+    layers += [{"recipe": recipe}, *_layers(options), *(parse_override(text) for text in overrides)]
+    plan = runs.plan(layers)
+    if output is None:
+        time = datetime.datetime.now(datetime.UTC).astimezone().strftime("%Y%m%d-%H%M%S")
+        output = Path("runs") / f"{Path(recipe).stem}-{plan.config.language}-{time}"
+    with runs.open_run(output, plan) as store:
+        _work(plan, store, quiet)
+
+
+@click.command(epilog="Example: selfinstruct resume runs/zh -n 2000 --max-cost 10")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@_knobs
+def resume(folder: Path, overrides: tuple[str, ...], quiet: bool, **options: Any) -> None:
+    """Go on with a run from where it stopped."""
+    plan = runs.resume_plan(folder, [*_layers(options), *(parse_override(text) for text in overrides)])
+    with runs.open_run(folder, plan) as store:
+        _work(plan, store, quiet)
+
+
+def _layers(options: dict[str, Any]) -> list[dict[str, Any]]:
+    layers = []
+    for name, value in options.items():
+        if value is not None:
+            tree: Any = value
+            for part in reversed(_KNOB_KEYS.get(name, name).split(".")):
+                tree = {part: tree}
+            layers.append(tree)
+    return layers
+
+
+def _work(plan: runs.Plan, store: Any, quiet: bool) -> None:
+    session = runs.Session(plan, store, lambda line: click.echo(line, err=True))
+    for notice in plan.notices:
+        click.echo(f"note: {notice}", err=True)
+    progress = Progress(session, quiet=quiet)
+    try:
+        with progress:
+            asyncio.run(_until_done(session, progress))
+    except SelfInstructError as error:
+        if not isinstance(error, ConfigError):
+            progress.closing(error)
+        raise
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        stopped = Interrupted(f"stopped at once; go on with: selfinstruct resume {store.folder}")
+        progress.closing(stopped)
+        raise stopped from None
+    progress.closing(None)
+
+
+async def _until_done(session: runs.Session, progress: Progress) -> None:
+    task = asyncio.current_task()
+    asked = 0
+
+    def interrupt() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            session.stop(Interrupted(f"asked to stop; go on with: selfinstruct resume {session.store.folder}"))
+            if session.journal.in_flight:
+                progress.note(f"stopping: {session.journal.in_flight} requests are under way; once more stops at once")
+        elif task is not None:
+            task.cancel()
+
+    if sys.platform != "win32":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, interrupt)
+    await session.work(progress.commit)

@@ -1,0 +1,152 @@
+"""Ask once: every request is recorded before it leaves, every completion before it is used.
+
+`Journal.complete` answers from the store where it can. Otherwise the request goes through the
+backend's wrappers (retry, rate) to `Journal.send`, the innermost one, which reserves the budget,
+records the send, asks, and makes the completion durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from selfinstruct.backends import Backend
+from selfinstruct.budget import Budget, Worst
+from selfinstruct.errors import BackendError, Stopped
+from selfinstruct.store import RunStore
+from selfinstruct.values import Capabilities, Completion, Request
+
+
+@dataclass(slots=True)
+class _Ticket:
+    """One request on its way: for which draw, in which task, and whether it has left."""
+
+    stage: str
+    draw: int
+    task: asyncio.Task[object] | None
+    sent: bool = False
+    dropped: bool = False
+
+
+_current: ContextVar[_Ticket] = ContextVar("ticket")
+
+
+@dataclass(slots=True)
+class Journal:
+    """Completions of one run, asked for at most once.
+
+    `drain`: on closing, requests under way are waited for, because they are paid. An embedded
+    model's are simply dropped.
+    """
+
+    store: RunStore
+    budget: Budget
+    model: str
+    drain: bool = True
+    backend: Backend = field(init=False)
+    _stop: Stopped | None = field(default=None, init=False)
+    _tickets: dict[int, _Ticket] = field(default_factory=dict, init=False)
+
+    async def complete(self, stage: str, draw: int, request: Request) -> Completion:
+        """Return the completion of a request, from the journal or from the backend.
+
+        Raises:
+            Stopped: the run is closing, or a budget is spent, and the answer is not in the journal.
+            BackendError: the backend gave up on it.
+        """
+        known = self.store.view.completion(request.key(self.model))
+        if known is not None:
+            return known
+        self._refuse_when_closed()
+        ticket = _Ticket(stage, draw, asyncio.current_task())
+        token = _current.set(ticket)
+        self._tickets[id(ticket)] = ticket
+        try:
+            return await self.backend.complete(request)
+        except asyncio.CancelledError:
+            # close() drops what has not left yet; any other cancellation is somebody else's and goes on.
+            stop = self._stop
+            if stop is None or not ticket.dropped or ticket.task is None or ticket.task.uncancel() > 0:
+                raise
+            raise stop from None
+        finally:
+            del self._tickets[id(ticket)]
+            _current.reset(token)
+
+    def close(self, stop: Stopped) -> None:
+        """Ask for nothing more: requests that have left are waited for (see `drain`), the others end with `stop`."""
+        if self._stop is None:
+            self._stop = stop
+            for ticket in self._tickets.values():
+                if ticket.task is not None and not (ticket.sent and self.drain):
+                    ticket.dropped = True
+                    ticket.task.cancel()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have left and are not answered."""
+        return sum(ticket.sent for ticket in self._tickets.values())
+
+    def metered(self, backend: Backend) -> _Metered:
+        """Wrap the backend that really sends; the other wrappers go around this one."""
+        return _Metered(self, backend)
+
+    def _refuse_when_closed(self) -> None:
+        if self._stop is not None:
+            raise self._stop
+
+    async def _send(self, backend: Backend, request: Request) -> Completion:
+        ticket = _current.get()
+        self._refuse_when_closed()
+        worst = Worst.of(request)
+        reserved = await self.budget.reserve(worst)
+        key = request.key(self.model)
+        send = await self.store.send(key, worst.tokens, _text(reserved))
+        ticket.sent = True
+        started = time.monotonic()
+        try:
+            completion = await backend.complete(request)
+        except BackendError as error:
+            # Without an answer nobody knows whether the request was billed: it stays at its worst case.
+            billed = worst.tokens if error.maybe_billed else 0
+            cost = reserved if error.maybe_billed else None
+            await self.store.settle(send, tokens=billed, cost=_text(cost), error=f"{type(error).__name__}: {error}")
+            await self.budget.settle(worst, reserved, billed, cost)
+            raise
+        finally:
+            ticket.sent = False
+        usage = completion.usage
+        cost = self.budget.price_of(usage.prompt_tokens, usage.completion_tokens)
+        await self.store.journal(
+            send, key, ticket.stage, ticket.draw, request, completion,
+            cost=_text(cost), seconds=time.monotonic() - started,
+        )  # fmt: skip
+        await self.budget.settle(worst, reserved, usage.prompt_tokens + usage.completion_tokens, cost)
+        return completion
+
+
+@dataclass(slots=True)
+class _Metered:
+    journal: Journal
+    backend: Backend
+
+    @property
+    def name(self) -> str:
+        return self.backend.name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.backend.capabilities
+
+    async def complete(self, request: Request) -> Completion:
+        return await self.journal._send(self.backend, request)
+
+    async def aclose(self) -> None:
+        await self.backend.aclose()
+
+
+def _text(cost: Decimal | None) -> str | None:
+    return None if cost is None else str(cost)

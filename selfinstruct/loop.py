@@ -1,0 +1,191 @@
+"""The loop: draws run ahead together, are judged and committed one after the other.  Start reading here.
+
+A *draw* is the unit of work: one coroutine of a recipe that asks the backend once or more and
+returns candidates. Draw k takes its randomness from (run seed, stage, k) and samples the task pool
+as committed by draw k - window. Nothing else goes in, so the dataset is a function of the config
+and the completions: any concurrency, any order of arrival and any number of crashes give the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import hashlib
+import itertools
+import math
+import random
+from array import array
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from selfinstruct.errors import BadReply, RequestRefused, Stopped
+from selfinstruct.journal import Journal
+from selfinstruct.judge import Judge
+from selfinstruct.store import Commit, RunStore
+from selfinstruct.values import Candidate, Completion, Rejection, Request, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of a recipe: how a draw is made, and how many records a draw is expected to bring."""
+
+    name: str
+    draw: Callable[[Draw], Awaitable[Sequence[Candidate]]]
+    expected: float = 1.0
+
+
+async def grow(
+    stage: Stage,
+    *,
+    seed: int,
+    target: int,
+    window: int,
+    pool: TaskPool,
+    judge: Judge,
+    journal: Journal,
+    store: RunStore,
+) -> AsyncGenerator[Commit]:
+    """Grow the pool to `target` accepted records, yielding each commit once it is durable.
+
+    Called again on the same store it goes on where the last commit was; answers that are in the
+    journal are not asked for again.
+
+    Raises:
+        Stopped: a budget is spent or the journal was closed.
+        BackendError: the endpoint is gone or denies access. All earlier draws are committed.
+    """
+    first, decided = store.view.next_draw(stage.name)
+    running: dict[int, asyncio.Task[Sequence[Candidate]]] = {}
+    draws: dict[int, Draw] = {}
+    launched = first
+    try:
+        for number in itertools.count(first):
+            if pool.accepted >= target:
+                return
+            while launched < number + _ahead(stage, pool, number, target, window):
+                draw = draws[launched] = Draw(
+                    stage.name, launched, seed, pool, pool.as_of(launched - window), judge, journal
+                )
+                running[launched] = asyncio.create_task(_run(stage, draw))
+                launched += 1
+            commit = await _outcome(draws.pop(number), running.pop(number), judge, decided, target - pool.accepted)
+            await store.commit(commit)
+            pool.extend(number, commit.decisions)
+            decided = 0
+            yield commit
+    finally:
+        # What has left the house is waited for: it is paid, and goes into the journal.
+        journal.close(Stopped("the stage has ended"))
+        await asyncio.gather(*running.values(), return_exceptions=True)
+
+
+async def _run(stage: Stage, draw: Draw) -> Sequence[Candidate]:
+    return await stage.draw(draw)
+
+
+async def _outcome(
+    draw: Draw, running: asyncio.Task[Sequence[Candidate]], judge: Judge, decided: int, wanted: int
+) -> Commit:
+    """Judge what a draw brought, up to the last record wanted."""
+    state, error, candidates = "done", None, []
+    try:
+        candidates = list(await running)
+    except (RequestRefused, BadReply) as refused:
+        state, error = "failed", f"{type(refused).__name__}: {refused}"
+    decisions = []
+    for position, candidate in enumerate(candidates[decided:], decided):
+        if wanted == 0:
+            state = "open"
+            break
+        shown = replace(candidate, demonstrations=draw.shown)
+        decisions.append(judge.decide(f"{draw.stage}-{draw.number}-{position}", shown))
+        wanted -= decisions[-1].accepted
+    return Commit(
+        draw.stage, draw.number, state, tuple(decisions),
+        error=error, demonstrations=tuple(task.id for task in draw.shown), requests=tuple(draw.requests),
+    )  # fmt: skip
+
+
+def _ahead(stage: Stage, pool: TaskPool, number: int, target: int, window: int) -> int:
+    """Return how many draws may be under way: the window, less near the target, where few are still needed."""
+    rate = (pool.accepted + 3 * stage.expected) / (number + 3)
+    return max(1, min(window, math.ceil(1.1 * (target - pool.accepted) / max(rate, 1e-3))))
+
+
+@dataclass(slots=True)
+class Draw:
+    """What a recipe's coroutine is given: its number, its randomness, its pool, and a way to ask."""
+
+    stage: str
+    number: int
+    _seed: int
+    _pool: TaskPool
+    _machine: int
+    _judge: Judge
+    _journal: Journal
+    rng: random.Random = field(init=False)
+    shown: tuple[Task, ...] = field(default=(), init=False)
+    requests: list[str] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(f"{self._seed}/{self.stage}/{self.number}")
+
+    def demonstrations(self, *, seed: int, machine: int) -> tuple[Task, ...]:
+        """Sample tasks to show: machine tasks first, seed tasks in place of those that do not exist yet, shuffled.
+
+        Self-Instruct, `bootstrap_instructions.py`: 8 in all, of which up to 2 machine tasks.
+        """
+        tasks = self._pool.sample_machine(self.rng, min(machine, self._machine), self._machine)
+        tasks += self.rng.sample(self._pool.seeds, min(seed + machine - len(tasks), len(self._pool.seeds)))
+        self.rng.shuffle(tasks)
+        self.shown = tuple(tasks)
+        return self.shown
+
+    def show(self, tasks: Iterable[Task]) -> None:
+        """Say which tasks the prompt shows, where the recipe chose them itself."""
+        self.shown = tuple(tasks)
+
+    async def complete(self, request: Request) -> Completion:
+        """Ask the backend; the same call of the same draw is never asked twice."""
+        nonce = f"{self._seed}/{self.stage}/{self.number}/{len(self.requests)}"
+        seed = int.from_bytes(hashlib.sha256(nonce.encode()).digest()[:4]) >> 1
+        request = replace(request, nonce=nonce, seed=seed)
+        self.requests.append(request.key(self._journal.model))
+        return await self._journal.complete(self.stage, self.number, request)
+
+    def screen(self, candidate: Candidate) -> Rejection | None:
+        """Say whether a candidate is already lost, before more is paid for it."""
+        shown = replace(candidate, demonstrations=self.shown)
+        return self._judge.screen(shown, as_of=len(self._pool.seeds) + self._machine)
+
+
+class TaskPool:
+    """Seed tasks and accepted machine tasks, each with the draw it was accepted in."""
+
+    def __init__(self, seeds: Sequence[Task], stage: str, store: RunStore) -> None:
+        self.seeds = tuple(seeds)
+        self._stage = stage
+        self._store = store
+        self._draws = array("q", store.view.accepted_draws(stage))
+
+    @property
+    def accepted(self) -> int:
+        """Number of machine tasks."""
+        return len(self._draws)
+
+    def as_of(self, draw: int) -> int:
+        """Return how many machine tasks were accepted up to and including that draw."""
+        return bisect.bisect_right(self._draws, draw)
+
+    def extend(self, draw: int, decisions: Iterable[object]) -> None:
+        """Count what a committed draw added."""
+        self._draws.extend(draw for decision in decisions if getattr(decision, "accepted", False))
+
+    def sample_machine(self, rng: random.Random, count: int, of: int) -> list[Task]:
+        """Sample `count` of the first `of` machine tasks; they are read from the store, not kept in memory."""
+        tasks = []
+        for number in rng.sample(range(1, of + 1), count):
+            id, record = self._store.view.accepted_at(self._stage, number)
+            if isinstance(record, Task):
+                tasks.append(replace(record, id=id))
+        return tasks

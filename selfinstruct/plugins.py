@@ -1,0 +1,95 @@
+"""From a name to the object behind it: built in, an entry point, or `file.py:name`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from selfinstruct.errors import PluginError
+
+Kind = Literal["recipes", "backends", "filters", "formats", "tools"]
+
+BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
+    "recipes": {
+        "alpaca": "selfinstruct.recipes.alpaca:RECIPE",
+        "belle": "selfinstruct.recipes.belle:RECIPE",
+    },
+    "backends": {
+        "llama.cpp": "selfinstruct.backends.providers:llama_cpp",
+        "openai": "selfinstruct.backends.providers:openai",
+        "vllm": "selfinstruct.backends.providers:vllm",
+        "ollama": "selfinstruct.backends.providers:ollama",
+        "llama-server": "selfinstruct.backends.providers:llama_server",
+        "deepseek": "selfinstruct.backends.providers:deepseek",
+    },
+}
+"""Built-ins as "module:attribute", imported on first use, so a missing extra hurts only who asks for it."""
+
+
+def names(kind: Kind) -> list[str]:
+    """Return every name of a kind that can be loaded, plugins of installed packages included."""
+    return sorted({*BUILT_IN.get(kind, {}), *(point.name for point in _entry_points(kind))})
+
+
+def load(kind: Kind, name: str) -> Any:
+    """Return the object called `name`.
+
+    `name` may be built in, an entry point of the group `selfinstruct.KIND`, or `path/to/file.py:name`.
+
+    Raises:
+        PluginError: unknown (with the closest valid name), claimed by two packages, or it fails to load.
+    """
+    built_in = BUILT_IN.get(kind, {}).get(name)
+    if built_in is not None:
+        module, _, attribute = built_in.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    if ".py:" in name:
+        return _from_file(kind, name)
+    points = [point for point in _entry_points(kind) if point.name == name]
+    if len(points) > 1:
+        packages = ", ".join(sorted(point.dist.name if point.dist else point.value for point in points))
+        raise PluginError(f"{kind}: {name!r} is claimed by more than one package: {packages}; uninstall all but one")
+    if points:
+        try:
+            return points[0].load()
+        except (ImportError, AttributeError) as error:
+            raise PluginError(f"{kind}: {name!r} ({points[0].value}) does not load: {error}") from error
+    raise PluginError(unknown(kind, name, names(kind)))
+
+
+def unknown(kind: str, name: str, known: list[str]) -> str:
+    """Say that a name is unknown, with the closest valid one."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
+    return f"{kind}: there is no {name!r}; {hint}"
+
+
+def _entry_points(kind: Kind) -> list[importlib.metadata.EntryPoint]:
+    built_in = BUILT_IN.get(kind, {})
+    return [
+        point for point in importlib.metadata.entry_points(group=f"selfinstruct.{kind}") if point.name not in built_in
+    ]
+
+
+def _from_file(kind: Kind, name: str) -> Any:
+    file, _, attribute = name.rpartition(":")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise PluginError(f"{kind}: {path} does not exist; expected FILE.py:NAME")
+    module_name = f"selfinstruct_plugin_{abs(hash(path.resolve()))}"
+    specification = importlib.util.spec_from_file_location(module_name, path)
+    if specification is None or specification.loader is None:
+        raise PluginError(f"{kind}: {path} is not a Python file")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[module_name] = module
+    try:
+        specification.loader.exec_module(module)
+        return getattr(module, attribute)
+    except Exception as error:  # the person's own code: whatever it raises is reported with its cause
+        raise PluginError(f"{kind}: {name} does not load: {type(error).__name__}: {error}") from error

@@ -1,0 +1,94 @@
+"""Find, check and render the Jinja prompt of a recipe, language and style."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from selfinstruct import resources
+from selfinstruct.errors import PromptError
+
+# autoescape stays off: a prompt is plain text for a model, not HTML.
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=False,
+    autoescape=False,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A checked template; `language` is the tag whose wording it is ("en" where it only names the language)."""
+
+    path: Path
+    language: str
+    source: str
+
+    @property
+    def digest(self) -> str:
+        """Hash of the template's text, for the run's fingerprint."""
+        return hashlib.sha256(self.source.encode()).hexdigest()[:16]
+
+    def render(self, **variables: Any) -> str:
+        """Fill the template in.
+
+        Raises:
+            PromptError: the template fails while rendering; names it and the variable.
+        """
+        try:
+            return _ENVIRONMENT.from_string(self.source).render(**variables)
+        except jinja2.UndefinedError as error:
+            raise PromptError(f"{self.path}: {error.message}; it may use: {', '.join(sorted(variables))}") from error
+        except jinja2.TemplateError as error:
+            raise PromptError(f"{self.path}: {error}") from error
+
+
+def load(recipes: Sequence[str], language: str, style: str, variables: frozenset[str]) -> Prompt:
+    """Find and check the prompt of a recipe.
+
+    `prompts/RECIPE/TAG.j2` is the list style; other styles are `TAG.STYLE.j2`. Wording in the
+    language itself comes first, of any of `recipes` in order (a recipe may borrow another's); then
+    that of the primary tag; then the English frame, which names the language.
+
+    Raises:
+        PromptError: there is none, it does not parse, or it uses a variable outside `variables`.
+    """
+    suffix = ".j2" if style == "list" else f".{style}.j2"
+    for tag in dict.fromkeys((language, language.split("-")[0], "en")):
+        for recipe in recipes:
+            path = resources.find("prompts", f"{recipe}/{tag}{suffix}")
+            if path:
+                return _check(Prompt(path, tag, _read(path)), variables)
+    raise PromptError(
+        f"there is no prompt {recipes[0]}/{language}{suffix} and no {recipes[0]}/en{suffix} to fall back on"
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(f"{path}: can't be read: {error}") from error
+
+
+def _check(prompt: Prompt, variables: frozenset[str]) -> Prompt:
+    try:
+        used = jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(prompt.source))
+    except jinja2.TemplateSyntaxError as error:
+        raise PromptError(f"{prompt.path}:{error.lineno}: {error.message}") from error
+    unknown = sorted(used - variables)
+    if unknown:
+        raise PromptError(
+            f"{prompt.path}: unknown variable {', '.join(unknown)}; a prompt of this kind may use: "
+            + ", ".join(sorted(variables))
+        )
+    return prompt
