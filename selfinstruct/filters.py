@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from selfinstruct import parsing
 from selfinstruct.errors import ConfigError
-from selfinstruct.languages import LanguagePack, Phrases, closest, script, tokens
+from selfinstruct.labels import Kind, label_kinds, labels_in
+from selfinstruct.languages import LanguagePack, Phrases, closest, is_unspaced, script, tokens
 from selfinstruct.values import Candidate, Rejection, Task
 
 Filter = Callable[[Candidate], Rejection | None]
@@ -224,16 +224,21 @@ def leading_non_ascii(pack: LanguagePack) -> Filter:
 def needs_context(pack: LanguagePack, *, extra: tuple[str, ...] = ()) -> Filter:
     """Reject an instruction without input that points at a text nobody can see, such as "the given article".
 
-    Where a colon, a quotation mark or a line break follows the phrase, the instruction brings the text itself.
+    A task without instances yet counts as one without input. Where a colon, a dash, a quotation mark or another sentence follows the phrase, the instruction brings the text
+    itself and passes.
     `extra` adds phrases; for very small models words such as "my" and "this" pay.
     """
     phrases = Phrases(pack.needs_context.match, (*pack.needs_context.phrases, *extra))
 
     def judge(task: Task, candidate: Candidate) -> Verdict:
-        if not task.instances or any(case.input for case in task.instances):
+        if any(case.input for case in task.instances):
             return None
         found = phrases.find(task.instruction)
-        if found is None or re.search(r"[:：\n\"“”«»「『《`]", task.instruction):
+        if found is None:
+            return None
+        behind = task.instruction.casefold().rpartition(found.casefold())[2]
+        ends = "".join(map(re.escape, pack.sentence_ends))
+        if re.search(rf"[:：;；\n\"“”«»「『《`]|\s[-–—]|——|[{ends}][\"'”’」』]*\s*\w", behind):
             return None
         return "needs_context", {"phrase": found}
 
@@ -255,12 +260,10 @@ def no_tokens(pack: LanguagePack) -> Filter:
 
 @_filter("AlpacaDataCleaned: 28 empty outputs in Alpaca's release, and N/A outputs")
 def empty_output(pack: LanguagePack) -> Filter:
-    """Reject a task without an output, or whose output only says that there is none ("N/A")."""
+    """Reject an empty output, or one that only says that there is none ("N/A")."""
     none = {_plain(spelling) for spelling in pack.no_output}
 
     def judge(task: Task, candidate: Candidate) -> Verdict:
-        if not task.instances:
-            return "no_instance", {}
         for case in task.instances:
             if not case.output.strip():
                 return "empty", {}
@@ -303,19 +306,22 @@ def self_reference(pack: LanguagePack) -> Filter:
 def repetition(
     pack: LanguagePack, *, maximum: float = 0.4, minimum_tokens: int = 24, line_run: int = 5, character_run: int = 40
 ) -> Filter:
-    """Reject an output that loops: repeated 3-grams, one line again and again, one letter or digit without end.
+    """Reject an output that loops: repeated word groups, one line again and again, one letter or digit without end.
 
-    3-grams are of words, or of characters in scripts without spaces; an output of fewer than `minimum_tokens`
-    is only looked at for the runs.
+    The grams are three words, or five characters of a script without spaces, where three are hardly more than a word
+    (a sound legal text in BELLE's seeds repeats 46 % of them). An output of fewer than `minimum_tokens` words or
+    characters is only looked at for the runs.
     """
 
     def judge(task: Task, candidate: Candidate) -> Verdict:
         for case in task.instances:
             words = tokens(case.output)
-            grams = list(zip(words, words[1:], words[2:], strict=False))
+            unspaced = sum(is_unspaced(word) for word in words)
+            size = 5 if 2 * unspaced > len(words) else 3
+            grams = [tuple(words[at : at + size]) for at in range(len(words) - size + 1)]
             share = 1 - len(set(grams)) / len(grams) if grams else 0.0
             if len(words) >= minimum_tokens and share > maximum:
-                return "repeated_3_grams", {"share": round(share, 4), "maximum": maximum}
+                return "repeated_grams", {"share": round(share, 4), "maximum": maximum, "gram": size}
             lines = [line.strip() for line in case.output.splitlines() if any(map(str.isalnum, line))]
             if (run := _longest_run(lines)) >= line_run:
                 return "repeated_line", {"run": run, "maximum": line_run - 1}
@@ -342,24 +348,24 @@ def output_equals_input(pack: LanguagePack) -> Filter:
     return _of_task("output_equals_input", judge)
 
 
-@_filter("our measurement of small models: answers that restate the question")
-def output_repeats_instruction(pack: LanguagePack, *, maximum: float = 0.8, minimum_tokens: int = 5) -> Filter:
-    """Reject an output that is the instruction again: equal, or nearly all of the words of both shared.
+@_filter("our measurement of small models: answers that restate the question, there by ROUGE-L F > 0.7")
+def output_repeats_instruction(pack: LanguagePack, *, minimum_share: float = 0.8, minimum_tokens: int = 5) -> Filter:
+    """Reject an output that is the instruction again: equal, or most of its words in its order and no other.
 
-    The overlap is 2 x common words / (words of both), at least ROUGE-L F since order is ignored; texts of fewer than
-    `minimum_tokens` words must be equal.
+    `minimum_share` is how many of the instruction's words must come back. One word more passes: "The product of 9 and 5
+    is 45." answers, though ROUGE-L F would be high. Outputs of fewer than `minimum_tokens` words must be equal.
     """
 
     def judge(task: Task, candidate: Candidate) -> Verdict:
         asked = tokens(task.instruction)
         for case in task.instances:
             answered = tokens(case.output)
-            if not asked or not answered:
+            if not asked or not answered or len(answered) > len(asked):
                 continue
-            overlap = 2 * (Counter(asked) & Counter(answered)).total() / (len(asked) + len(answered))
-            long_enough = min(len(asked), len(answered)) >= minimum_tokens
-            if asked == answered or (long_enough and overlap > maximum):
-                return "output_repeats_instruction", {"overlap": round(overlap, 4), "maximum": maximum}
+            share = len(answered) / len(asked)
+            nothing_new = len(answered) >= minimum_tokens and share >= minimum_share and _within(answered, asked)
+            if asked == answered or nothing_new:
+                return "output_repeats_instruction", {"share": round(share, 4), "minimum": minimum_share}
         return None
 
     return _of_task("output_repeats_instruction", judge)
@@ -402,7 +408,8 @@ def copied_demonstration(pack: LanguagePack, *, minimum_tokens: int = 8) -> Filt
 def leak(pack: LanguagePack, *, marks: tuple[str, ...] = ()) -> Filter:
     """Reject a text into which the format leaked: a label, a separator, "<noinput>", "Task 7:", chat-template marks.
 
-    Bare "Input:" and "Output:" lines are no leak: outputs show worked cases. `marks` adds texts of one's own prompt.
+    Bare "Input:" and "Output:" lines within a text are no leak: outputs show worked cases. `marks` adds texts of
+    one's own prompt.
     """
     printed = (*pack.no_input[:1], *pack.no_output[:1], "<noinput>")
     markers = tuple(mark for mark in dict.fromkeys(printed) if mark[:1] == "<")
@@ -412,7 +419,7 @@ def leak(pack: LanguagePack, *, marks: tuple[str, ...] = ()) -> Filter:
             low = text.casefold()
             found = next((mark for mark in markers if mark.casefold() in low), None)
             found = found or next((mark for mark in marks if mark and mark in text), None)
-            found = found or _leaked(text, pack)
+            found = found or _leaked(where, text, pack)
             if found:
                 return "leak", {"field": where, "mark": found[:60]}
         return None
@@ -427,25 +434,32 @@ _TEMPLATE_MARK = re.compile(
 )
 
 
-def _leaked(text: str, pack: LanguagePack) -> str | None:
-    found = _SEPARATOR_LINE.search(text) or _TEMPLATE_MARK.search(text) or _inline_label(pack).search(text)
+def _leaked(where: str, text: str, pack: LanguagePack) -> str | None:
+    found = _SEPARATOR_LINE.search(text) or _TEMPLATE_MARK.search(text)
     if found:
         return found[0].strip()
-    for label in parsing.labels_in(text, pack):
-        if label.kind == "instruction" or label.number is not None:
-            return text.split("\n")[label.line].strip()
+    lines = text.split("\n")
+    labels = labels_in(text, pack)
+    first_task = min((label.number or 0 for label in labels if label.task), default=0)
+    for label in labels:
+        begins = label.line == 0 and (where == "instruction" or where == label.kind == "output")
+        # A plan that lists "Task 1:", "Task 2:" is an answer; one that starts with "Task 7:" is our list.
+        if begins or (label.kind == "instruction" and (not label.task or first_task != 1)):
+            return lines[label.line].strip()
+    # "1. Input: ... 2. Output: ..." explains a machine; only one number on both is our format.
+    seen: set[tuple[str, Kind]] = set()
+    for match in _numbered_label(pack).finditer(text):
+        number, kind = match["number"], label_kinds(pack).get(match["label"].casefold(), "instruction")
+        if kind == "instruction" or (number, "output" if kind == "input" else "input") in seen:
+            return match[0].strip()
+        seen.add((number, kind))
     return None
 
 
 @lru_cache(maxsize=64)
-def _inline_label(pack: LanguagePack) -> re.Pattern[str]:
-    english = LanguagePack("", "", "").labels
-    names = {
-        re.escape(name)
-        for labels in (pack.labels, english)
-        for name in (*labels.instruction, *labels.input, *labels.output)
-    }
-    return re.compile(rf"(?<!\w)\d{{1,4}}[ ]?[.．、)）][ ]*(?:{'|'.join(sorted(names))})[ ]*[:：]", re.IGNORECASE)
+def _numbered_label(pack: LanguagePack) -> re.Pattern[str]:
+    names = "|".join(re.escape(name) for name in sorted(label_kinds(pack), key=len, reverse=True))
+    return re.compile(rf"(?<!\w)(?P<number>\d{{1,4}})[ ]?[.．、)）][ ]*(?P<label>{names})[ ]*[:：]", re.IGNORECASE)
 
 
 # Characters and scripts
@@ -493,9 +507,8 @@ def language_script(pack: LanguagePack, *, minimum: float = 0.1, minimum_letters
     return _of_task("language_script", judge)
 
 
-_COMMON = (
+_OF_INSTRUCTION = (
     "truncated",
-    "empty_output",
     "no_tokens",
     "instruction_length",
     "leading_punctuation",
@@ -504,20 +517,23 @@ _COMMON = (
     "control_characters",
     "leak",
     "copied_demonstration",
+    "self_reference",
+    "language_script",
+)
+_OF_OUTPUT = (
+    "empty_output",
     "output_equals_input",
     "output_repeats_instruction",
     "ends_with_colon",
     "refusal",
-    "self_reference",
     "repetition",
-    "language_script",
 )
 
 DEFAULT_FILTERS: Mapping[str, tuple[str, ...]] = {
-    "list": _COMMON,
-    "stepwise": (*_COMMON, "needs_context", "low_logprob"),
+    "list": (*_OF_INSTRUCTION, *_OF_OUTPUT),
+    "stepwise": (*_OF_INSTRUCTION, "needs_context", "low_logprob", *_OF_OUTPUT),
 }
-"""The filters of each prompt style, cheap ones first."""
+"""The filters of each prompt style; those on the instruction come first, so a task without instances meets them all."""
 
 
 def _instruction_phrase(
@@ -543,6 +559,12 @@ def _plain(text: str) -> str:
 def _same(one: str, other: str) -> bool:
     words = tokens(one)
     return words == tokens(other) if words else one.strip() == other.strip()
+
+
+def _within(part: list[str], whole: list[str]) -> bool:
+    """Tell whether the words of `part` come in `whole`, in that order."""
+    rest = iter(whole)
+    return all(word in rest for word in part)
 
 
 def _longest_run(items: list[str]) -> int:

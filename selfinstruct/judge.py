@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
+from selfinstruct.filters import Filter
 from selfinstruct.novelty import NoveltyIndex
 from selfinstruct.values import Candidate, Decision, Neighbour, Record, Rejection, Task
-
-Filter = Callable[[Candidate], Rejection | None]
 
 
 class Judge:
@@ -33,9 +32,9 @@ class Judge:
 
     def decide(self, id: str, candidate: Candidate) -> Decision:
         """Accept or reject a candidate against everything accepted so far."""
-        rejection = candidate.rejection or self._first_rejection(candidate)
+        rejection = candidate.rejection or _unfinished(candidate) or self._first_rejection(candidate)
         if candidate.record is None:
-            return Decision(id, candidate, rejection or Rejection("parse", "no record"))
+            return Decision(id, candidate, rejection)
         text = subject(candidate.record)
         nearest = self._index.too_near(text)
         if nearest is not None and rejection is None:
@@ -52,6 +51,14 @@ class Judge:
             if rejection is not None:
                 return rejection
         return None
+
+
+def _unfinished(candidate: Candidate) -> Rejection | None:
+    """Reject what is no record yet: an instruction alone passes every filter, because it is screened by them."""
+    record = candidate.record
+    if record is None or (isinstance(record, Task) and not record.instances):
+        return Rejection("parse", "no record" if record is None else "no output")
+    return None
 
 
 def _too_near(nearest: Neighbour) -> Rejection:

@@ -273,6 +273,11 @@ def script(char: str) -> str:
     return _SCRIPT_BY_NAME.get(unicodedata.name(char, "").partition(" ")[0], "")
 
 
+def is_unspaced(token: str) -> bool:
+    """Tell whether a token is a letter of a script that is written without spaces between words."""
+    return script(token[:1]) in _UNSPACED
+
+
 def closest(name: str, known: Sequence[str]) -> str:
     """Return the end of an error message: the closest valid name, else all of them."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

@@ -40,6 +40,7 @@ async def grow(
     seed: int,
     target: int,
     window: int,
+    concurrency: int,
     pool: TaskPool,
     judge: Judge,
     journal: Journal,
@@ -58,6 +59,7 @@ async def grow(
     running: dict[int, asyncio.Task[Sequence[Candidate]]] = {}
     draws: dict[int, Draw] = {}
     launched = first
+    slots = asyncio.Semaphore(concurrency)
     try:
         for number in itertools.count(first):
             if pool.accepted >= target:
@@ -66,21 +68,27 @@ async def grow(
                 draw = draws[launched] = Draw(
                     stage.name, launched, seed, pool, pool.as_of(launched - window), judge, journal
                 )
-                running[launched] = asyncio.create_task(_run(stage, draw))
+                running[launched] = asyncio.create_task(_run(stage, draw, slots))
                 launched += 1
             commit = await _outcome(draws.pop(number), running.pop(number), judge, decided, target - pool.accepted)
             await store.commit(commit)
             pool.extend(number, commit.decisions)
             decided = 0
             yield commit
+    except asyncio.CancelledError:
+        for task in running.values():
+            task.cancel()
+        raise
     finally:
         # What has left the house is waited for: it is paid, and goes into the journal.
         journal.close(Stopped("the stage has ended"))
         await asyncio.gather(*running.values(), return_exceptions=True)
 
 
-async def _run(stage: Stage, draw: Draw) -> Sequence[Candidate]:
-    return await stage.draw(draw)
+async def _run(stage: Stage, draw: Draw, slots: asyncio.Semaphore) -> Sequence[Candidate]:
+    # First come, first served: an earlier draw's second request goes before a later draw's first.
+    async with slots:
+        return await stage.draw(draw)
 
 
 async def _outcome(

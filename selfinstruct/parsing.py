@@ -14,8 +14,7 @@ Models keep to it badly. The originals split at `###` and then asked for exact n
 every later record (stanford_alpaca `utils.py`; BELLE `generate_instruction.py`). Here the labels carry the
 structure, and each label is a place to start afresh:
 
-- A label counts only at the start of a line, after marks such as `4.`, `**`, `##`, `-` or `【`; half-width and
-  full-width digits and colons are the same.
+- A label counts only at the start of a line (`selfinstruct.labels`).
 - **Numbered labels are strong, bare ones weak.** A numbered instruction opens a record; if its number is not
   above the current one ("2. Instruction: teach" in a lesson plan within record 7) only where a separator stands
   before it or an output follows. A bare instruction opens one if the completion numbers no instruction, else on
@@ -33,59 +32,28 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from selfinstruct.errors import ConfigError
-from selfinstruct.languages import Labels, LanguagePack
+from selfinstruct.labels import BLANK, KINDS, LONE_NUMBER, Kind, Label, label_kinds, labels_in
+from selfinstruct.languages import LanguagePack
 from selfinstruct.values import Candidate, Instance, Rejection, Task
 
-Kind = Literal["instruction", "input", "output"]
-
-_KINDS: tuple[Kind, ...] = ("instruction", "input", "output")
-_ENGLISH = Labels()
-
-# A label is short; looking no further keeps a line of a million spaces cheap.
-_HEAD = 160
-_BLANK = " \t\u3000"
 _SEPARATOR = re.compile(r"[ \t\u3000]*(?:#{2,}|-{3,}|\*{3,}|_{3,}|={3,})[ \t\u3000]*")
 _HASHES = re.compile(r"[ \t\u3000]*#{2,3}[ \t\u3000]*")
 # A model opens a block behind a colon as well: "Output: ```python".
 _FENCE = re.compile(r"(?:[^`~]{0,160}[:：])?[ \t]*(?:`{3,}|~{3,})[ \t]*(?P<info>[\w+#.-]*)[ \t]*")
-_LONE_NUMBER = re.compile(
-    r"[ \t\u3000]*(?P<mark>#{1,6}[ \t]*)?[*_]{0,3}[(（【\[]?"
-    r"(?P<number>\d{1,4})(?P<point>[)）】\].．。、:：]*)[*_]{0,3}[ \t\u3000]*"
-)
 _NUMBERED_TEXT = re.compile(r"[ \t\u3000]*#{0,6}[ \t]*[*_]{0,3}(\d{1,4})[ \t]*[.．。、:：)）](?!\d)[ \t\u3000]*(\S.*)")
 _THOUGHTS = re.compile(r"\s*<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
 # Some chat templates print the opening tag themselves: then only the closing one is in the completion.
 _THOUGHTS_END = re.compile(r"</think(?:ing)?>[ \t]*(?=\n|\Z)", re.IGNORECASE)
 _DROPPED = dict.fromkeys((*range(0x09), *range(0x0E, 0x20), 0x7F, *range(0x80, 0xA0), 0x200B, 0x2060, 0xFEFF))
 _LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
-# Joiners and marks of direction belong to the text of some scripts, but not to a label.
-_INVISIBLE = frozenset(map(chr, (*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A))))
-_MARKS = "#*_-=`~.:：" + _BLANK
+_MARKS = "#*_-=`~.:：" + BLANK
 _ENGLISH_NO_INPUT = ("<noinput>", "no input", "n/a", "none", "null")
 # No text ends with one of these: whoever wrote it was interrupted.
 _CONNECTING = frozenset(",;([{“‘«，、；（【《「『–—")
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """A label at the start of a line of a text.
-
-    `start` is the line its record begins on, above `line` where a number or "Task 7" stands alone before it;
-    `number` is None for a bare label; `rest` follows it on its line; `task` marks "Task 7: ..." in its place.
-    """
-
-    kind: Kind
-    line: int
-    start: int
-    number: int | None
-    rest: str
-    task: bool = False
 
 
 @dataclass(slots=True)
@@ -142,9 +110,9 @@ def render_tasks(tasks: Sequence[Task], pack: LanguagePack, first: int = 1) -> s
         blocks.append(
             f"{number}. {pack.labels.instruction[0]}: {_one_line(task.instruction)}\n"
             f"{number}. {pack.labels.input[0]}:\n{case.input or pack.no_input[0]}\n"
-            f"{number}. {pack.labels.output[0]}:\n{case.output}\n"
+            f"{number}. {pack.labels.output[0]}:\n{case.output}"
         )
-    return "###\n".join(blocks)
+    return "\n###\n".join(blocks)
 
 
 def parse_tasks(text: str, pack: LanguagePack, *, truncated: bool | None, continues: bool = True) -> list[Candidate]:
@@ -192,7 +160,7 @@ def parse_task_json(text: str, pack: LanguagePack, *, truncated: bool | None) ->
     if not text.strip():
         return []
     body = _clean(text)
-    names = _label_pattern(pack.labels)[1]
+    names = label_kinds(pack)
     decoder = json.JSONDecoder(strict=False)
     item_start = re.compile(r'\{\s*"(?:' + "|".join(map(re.escape, names)) + r')"\s*:', re.IGNORECASE)
     opening = re.search(r'"tasks"\s*:\s*\[', body, re.IGNORECASE) or re.match(r"(?:\s*```\w*)?\s*\[", body)
@@ -221,97 +189,6 @@ def parse_task_json(text: str, pack: LanguagePack, *, truncated: bool | None) ->
         else:
             found.append(_from_json(value, names, body[at:end], pack))
         at = end
-
-
-def labels_in(text: str, pack: LanguagePack) -> list[Label]:
-    """Return the labels that start a line of `text`, in the spellings of the pack and of English."""
-    lines = text.split("\n")
-    found: list[Label] = []
-    above: int | None = None
-    for at, line in enumerate(lines):
-        if not line.strip():
-            continue
-        label = _label(line, at, pack.labels)
-        if label is not None:
-            previous = found[-1] if found else None
-            if label.kind == "instruction" and not label.task and above is not None:
-                if previous is not None and previous.line == above:
-                    if previous.task and not previous.rest:
-                        found.pop()
-                        label = replace(label, start=above, number=label.number or previous.number)
-                else:
-                    alone = _LONE_NUMBER.fullmatch(lines[above][:_HEAD])
-                    # "Output:" with "42." alone below it is an answer, not the number of what follows.
-                    answered = (
-                        previous is None or previous.rest or any(map(str.strip, lines[previous.line + 1 : above]))
-                    )
-                    if alone and (alone["mark"] or alone["point"]) and answered:
-                        label = replace(label, start=above, number=label.number or int(alone["number"]))
-            found.append(label)
-        above = at
-    return found
-
-
-def _label(line: str, at: int, labels: Labels) -> Label | None:
-    visible = [index for index, char in enumerate(line[: 2 * _HEAD]) if char not in _INVISIBLE]
-    head = "".join(line[index] for index in visible)
-    stripped = head.lstrip(_BLANK)
-    pattern, kinds = _label_pattern(labels)
-    match = pattern.match(stripped[:_HEAD])
-    if match is None:
-        return None
-    shown = len(head) - len(stripped) + match.end()
-    rest = line[visible[shown - 1] + 1 :]
-    opened = match["open"] or match["open2"] or ""
-    if opened and not (match["close"] or match["task_close"]):
-        rest = rest.lstrip(_BLANK)
-        rest = rest[len(opened) :] if rest.startswith(opened) else rest.rstrip().removesuffix(opened)
-    rest = rest.strip()
-    if match["task_number"]:
-        return (
-            Label("instruction", at, at, int(match["task_number"]), rest, task=True)
-            if match["point"] or not rest
-            else None
-        )
-    kind = kinds[match["label"].casefold()]
-    number = match["number"]
-    if match["suffix"]:
-        # "Input 2: ..." numbers the data of a task far more often than it labels a field.
-        if kind != "instruction":
-            return None
-        number = number or match["suffix"]
-    if not match["colon"] and not match["boxed"] and (rest or not (number or match["heading"] or opened)):
-        return None
-    again = _label(rest, at, labels) if rest else None
-    if again is not None and again.kind == kind:
-        return replace(again, number=int(number) if number else again.number)
-    return Label(kind, at, at, int(number) if number else None, rest)
-
-
-@lru_cache(maxsize=64)
-def _label_pattern(labels: Labels) -> tuple[re.Pattern[str], dict[str, Kind]]:
-    kinds: dict[str, Kind] = {}
-    for kind in _KINDS:
-        for spelling in (*getattr(labels, kind), *getattr(_ENGLISH, kind)):
-            kinds.setdefault(spelling.casefold(), kind)
-    names = "|".join(re.escape(name) for name in sorted(kinds, key=len, reverse=True))
-    tasks = "|".join(re.escape(name) for name in dict.fromkeys((*labels.task, *_ENGLISH.task)))
-    blank = r"[ \t\u3000]*"
-    marks = r"[*_]{1,3}"
-    pattern = rf"""
-        (?P<heading>\#{{1,6}}{blank})? (?:[-+•●▪◦*][ \t]+)? (?P<open>{marks})?
-        (?:
-            (?:
-                (?:{tasks})? {blank} [\#(（【\[]? (?P<number>\d{{1,4}}) {blank} [)）】\]]? [.．。、:：–—-]? {blank}
-                (?:{marks}{blank})? (?P<open2>{marks})?
-            )?
-            [\[【「<(（]? (?P<label>{names}) {blank} (?:\#?(?P<suffix>\d{{1,4}}))? (?P<boxed>[\]】」>)）])? {blank} (?P<close>{marks})? {blank} (?P<colon>[:：﹕])?
-        |
-            (?:{tasks}) {blank} \#? (?P<task_number>\d{{1,4}}) [)）]? {blank}
-            (?P<task_close>{marks})? {blank} (?P<point>[:：.．])?
-        )
-    """
-    return re.compile(pattern, re.IGNORECASE | re.VERBOSE), kinds
 
 
 def _recovered(lines: _Lines, labels: list[Label]) -> list[Label]:
@@ -449,7 +326,7 @@ def _read(lines: _Lines, region: _Region, pack: LanguagePack, *, wrapped: bool) 
 
 
 def _instruction(lines: list[str], region: _Region) -> str:
-    kept = [line for line in lines if not _SEPARATOR.fullmatch(line) and line.strip(_BLANK + "`~")]
+    kept = [line for line in lines if not _SEPARATOR.fullmatch(line) and line.strip(BLANK + "`~")]
     if region.opening is None and kept:
         # The prompt ended with "4. Instruction:" and the model repeats the "4." alone.
         numbered = _NUMBERED_TEXT.fullmatch(kept[0])
@@ -465,8 +342,8 @@ def _split_tail(lines: list[str]) -> tuple[list[str], str]:
         if _HASHES.fullmatch(line) and _open_fence([found for found in fences if found[0] < at]) is None:
             behind = "\n".join(lines[at + 1 :]).strip()
             first = behind.partition("\n")[0]
-            if _LONE_NUMBER.fullmatch(first[:_HEAD]) or _NUMBERED_TEXT.fullmatch(first):
-                return lines[:at], "" if first == behind and _LONE_NUMBER.fullmatch(first) else behind
+            if LONE_NUMBER.fullmatch(first) or _NUMBERED_TEXT.fullmatch(first):
+                return lines[:at], "" if first == behind and LONE_NUMBER.fullmatch(first) else behind
     return lines, ""
 
 
@@ -483,7 +360,7 @@ def _field(first: str, below: Sequence[str]) -> str:
         opened = _open_fence(fences[:-1])
         if _open_fence(fences) == len(lines) - 1 or (
             opened is not None
-            and lines[opened].strip(_BLANK + "`~") == ""
+            and lines[opened].strip(BLANK + "`~") == ""
             and not "".join(lines[opened + 1 : -1]).strip()
         ):
             lines.pop()
@@ -494,7 +371,7 @@ def _field(first: str, below: Sequence[str]) -> str:
     if not lines:
         return ""
     text = "\n".join(lines)
-    return (textwrap.dedent(text) if lines[0][0] in _BLANK else text).strip()
+    return (textwrap.dedent(text) if lines[0][0] in BLANK else text).strip()
 
 
 def _fences(lines: Sequence[str]) -> list[tuple[int, bool]]:
@@ -533,7 +410,7 @@ def _output(candidate: Candidate) -> str:
     return record.instances[0].output if isinstance(record, Task) and record.instances else ""
 
 
-def _from_json(value: object, names: dict[str, Kind], piece: str, pack: LanguagePack) -> Candidate:
+def _from_json(value: object, names: Mapping[str, Kind], piece: str, pack: LanguagePack) -> Candidate:
     if not isinstance(value, dict):
         return _rejected("wrong_type", piece, key="", expected="an object")
     given: dict[Kind, object] = {}
@@ -542,7 +419,7 @@ def _from_json(value: object, names: dict[str, Kind], piece: str, pack: Language
         if kind is not None:
             given.setdefault(kind, item)
     texts: dict[Kind, str] = {}
-    for kind in _KINDS:
+    for kind in KINDS:
         item = given.get(kind)
         if item is None and kind == "input":
             item = ""
@@ -593,7 +470,7 @@ def _one_line(text: str) -> str:
 
 
 def _no_colon(text: str) -> str:
-    return text.rstrip(":：" + _BLANK)
+    return text.rstrip(":：" + BLANK)
 
 
 def _skip(text: str, at: int) -> int:

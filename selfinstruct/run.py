@@ -25,7 +25,7 @@ from selfinstruct.backends.retry import Retrying
 from selfinstruct.budget import Budget, Limits, load_price
 from selfinstruct.config import RunConfig
 from selfinstruct.errors import BackendError, ConfigError, RunMismatch, SelfInstructError, Stopped
-from selfinstruct.filters import build_filters
+from selfinstruct.filters import DEFAULT_FILTERS, FILTERS, Filter, build_filters, spec_of
 from selfinstruct.journal import Journal
 from selfinstruct.judge import Judge
 from selfinstruct.languages import LanguagePack, load_pack
@@ -37,6 +37,9 @@ from selfinstruct.store import Commit, RunStore, RunView, Summary
 from selfinstruct.values import Capabilities, Task
 
 Say = Callable[[str], None]
+
+_NOTE_EVERY = 5.0
+"""Seconds between two notes of the running time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ def plan(
     prompt = prompts.load(recipe.prompts, pack.tag, style, recipe.variables[style])
     if not pack.shipped:
         notices.append(
-            f"there is no language pack for {pack.tag}: the English prompt asks for {pack.name}, and no word lists apply"
+            f"there is no language pack for {pack.tag}: the English prompt names the language, and no word lists apply"
         )
     if chosen.concurrency > chosen.window:
         notices.append(f"concurrency {chosen.concurrency} is held to the window of {chosen.window}; see --set window=N")
@@ -173,6 +176,7 @@ class Session:
     governor: Governed = field(init=False)
     pool: loop.TaskPool = field(init=False)
     stage: str = field(init=False, default="tasks")
+    _noted: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         """Set the budget up from what the run has spent so far."""
@@ -218,13 +222,14 @@ class Session:
                 judge = self._judge(stage.name)
                 guard = _Guard(config)
                 commits = loop.grow(
-                    stage, seed=config.seed, target=config.target, window=config.window,
+                    stage, seed=config.seed, target=config.target, window=config.window, concurrency=self._concurrency(),
                     pool=self.pool, judge=judge, journal=self.journal, store=store,
                 )  # fmt: skip
                 async with aclosing(commits):
                     async for commit in commits:
                         on_commit(commit)
                         guard.check(commit)
+                        await self._keep_time()
             state = "done"
         except Stopped as stopped:
             state, reason = ("interrupted" if stopped.exit_code == 130 else "stopped"), str(stopped)
@@ -236,11 +241,13 @@ class Session:
             state, reason = "interrupted", "stopped at once"
             raise
         finally:
-            store.set_meta(
-                state={"state": state, "reason": reason},
-                seconds=self.budget.seconds,
-                spent_cost=str(self.budget.cost),
-            )
+            store.set_meta(state={"state": state, "reason": reason}, seconds=self.budget.seconds)
+
+    async def _keep_time(self) -> None:
+        """Note the running time now and then, so that a crash forgets little of what --max-time counts."""
+        if self.budget.seconds - self._noted >= _NOTE_EVERY:
+            self._noted = self.budget.seconds
+            await self.store.put_meta(seconds=self._noted)
 
     async def _backend(self) -> Backend:
         config = self.plan.config
@@ -250,13 +257,18 @@ class Session:
         backend: Backend = await plugins.load("backends", provider)(model, config)
         self.governor = Governed(
             self.journal.metered(backend),
-            concurrency=min(config.concurrency, config.window),
+            concurrency=self._concurrency(),
             rpm=config.rpm,
             tpm=config.tpm,
         )
         wrapped: Backend = Retrying(self.governor, attempts=config.backend.attempts, patience=config.backend.patience)
         self.journal.backend = wrapped
         return wrapped
+
+    def _concurrency(self) -> int:
+        config = self.plan.config
+        slots = config.concurrency if is_metered(self.plan) else config.backend.slots
+        return min(config.concurrency, config.window, slots)
 
     def _stage(self, backend: Backend) -> loop.Stage:
         stages = self.plan.recipe.stages(self.plan.brief(backend.capabilities))
@@ -274,12 +286,25 @@ class Session:
         return Judge(make_filters(self.plan), index)
 
 
-def make_filters(plan: Plan) -> list[Any]:
-    """Return the filters of a plan: the style's defaults with the person's changes."""
-    chosen: dict[str, Any] = dict(plan.config.filters)
-    if plan.profile and plan.profile.min_logprob is not None and plan.config.style == "stepwise":
-        chosen.setdefault("low_logprob", {"minimum": plan.profile.min_logprob})
-    return [check for _, check in build_filters(plan.config.style, chosen, plan.pack)]
+def make_filters(plan: Plan) -> list[Filter]:
+    """Return the filters of a plan: the style's defaults, with what the model's profile and the person change.
+
+    Raises:
+        ConfigError: there is no such filter, or it has no such parameter.
+    """
+    defaults = DEFAULT_FILTERS["stepwise" if plan.config.style == "stepwise" else "list"]
+    wanted: dict[str, Mapping[str, Any]] = {name: {} for name in defaults}
+    if "low_logprob" in wanted and plan.profile and plan.profile.min_logprob is not None:
+        wanted["low_logprob"] = {"minimum": plan.profile.min_logprob}
+    known = dict(FILTERS)
+    for name, change in plan.config.filters.items():
+        if name not in known:
+            known[name] = spec_of(name, plugins.load("filters", name), "plugin")
+        if change is False:
+            wanted.pop(name, None)
+        else:
+            wanted[name] = {**wanted.get(name, {}), **({} if change is True else change)}
+    return [check for _, check in build_filters(wanted.items(), plan.pack, known)]
 
 
 class _Guard:

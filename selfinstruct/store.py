@@ -23,6 +23,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -243,6 +244,8 @@ class RunView:
         journal = self._one(
             "SELECT count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0) FROM completions"
         ) or (0, 0, 0)
+        # Money is added up exactly: prices times tokens, as decimals.
+        cost = sum((Decimal(text) for (text,) in self._rows("SELECT cost FROM sends WHERE cost > '0'")), Decimal(0))
         state, reason = self._state()
         config = self.meta("config") or {}
         return Summary(
@@ -260,7 +263,7 @@ class RunView:
             prompt_tokens=journal[1],
             completion_tokens=journal[2],
             spent_tokens=sends[2],
-            spent_cost=str(self.meta("spent_cost") or "0"),
+            spent_cost=str(cost),
             seconds=float(self.meta("seconds") or 0.0),
         )
 
@@ -351,8 +354,7 @@ class RunStore:
                 for statement in _SCHEMA.split(";\n"):
                     if statement.strip():
                         connection.execute(statement)
-                for key, value in {"config": config, "fingerprint": fingerprint, "created": _now()}.items():
-                    _put_meta(connection, key, value)
+                _put_meta(connection, {"config": config, "fingerprint": fingerprint, "created": _now()})
                 connection.executemany(
                     "INSERT INTO seeds VALUES (?, ?, ?)",
                     [(position, task.id, _dumps(asdict(task))) for position, task in enumerate(seeds)],
@@ -443,12 +445,11 @@ class RunStore:
 
     def set_meta(self, **values: Any) -> None:
         """Store values such as state, config or seconds; returns when they are durable."""
+        self._do(lambda connection: _put_meta(connection, values))
 
-        def job(connection: sqlite3.Connection) -> None:
-            for key, value in values.items():
-                _put_meta(connection, key, value)
-
-        self._do(job)
+    async def put_meta(self, **values: Any) -> None:
+        """Like `set_meta`, for use while the loop runs."""
+        await self._put(lambda connection: _put_meta(connection, values))
 
     def start(self) -> None:
         """Mark the run as running in this process."""
@@ -708,8 +709,10 @@ def _dumps(value: Any) -> str:
     return text
 
 
-def _put_meta(connection: sqlite3.Connection, key: str, value: Any) -> None:
-    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, _dumps(value)))
+def _put_meta(connection: sqlite3.Connection, values: Mapping[str, Any]) -> None:
+    connection.executemany(
+        "INSERT OR REPLACE INTO meta VALUES (?, ?)", [(key, _dumps(value)) for key, value in values.items()]
+    )
 
 
 def _write_atomically(path: Path, text: str) -> None:

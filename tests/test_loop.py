@@ -69,7 +69,13 @@ class World:
         self.journal.backend = self.journal.metered(backend)
 
     async def grow(
-        self, target: int, *, draw: Callable[[Draw], object] = listed, window: int = 8, stop_after: int | None = None
+        self,
+        target: int,
+        *,
+        draw: Callable[[Draw], object] = listed,
+        window: int = 8,
+        concurrency: int = 4,
+        stop_after: int | None = None,
     ) -> list[Commit]:
         stage = Stage("tasks", draw, expected=2)  # type: ignore[arg-type]
         pool = TaskPool(SEEDS, "tasks", self.store)
@@ -78,7 +84,7 @@ class World:
         index.add_many((i, r.instruction) for i, r in self.store.view.accepted("tasks") if isinstance(r, Task))
         commits: list[Commit] = []
         run = grow(
-            stage, seed=1, target=target, window=window, pool=pool, judge=Judge([], index), journal=self.journal,
+            stage, seed=1, target=target, window=window, concurrency=concurrency, pool=pool, judge=Judge([], index), journal=self.journal,
             store=self.store,
         )  # fmt: skip
         async with aclosing(run):
@@ -98,7 +104,12 @@ class World:
 
 
 def run(
-    folder: Path, answer: Callable[[Request], Answer] = words, target: int = 30, *, draw: object = listed, **options: object
+    folder: Path,
+    answer: Callable[[Request], Answer] = words,
+    target: int = 30,
+    *,
+    draw: object = listed,
+    **options: object,
 ) -> tuple[list[tuple[str, str]], list[tuple[object, ...]], Scripted]:
     backend = Scripted(answer, **options)  # type: ignore[arg-type]
     world = World(folder, backend)

@@ -21,7 +21,7 @@ from selfinstruct.values import Capabilities, Completion, Request
 _DECREASE = 0.75  # of the concurrency, once a burst of refusals; with the next line: NVIDIA-NeMo/DataDesigner's
 _SUCCESSES = 25  # accepted requests that earn one more in flight
 _MINUTE = 60.0
-_SLOW = 0.5  # sends a second
+_FEW = 4  # fewer accepted requests than that measure nothing: go half as fast
 _BURST = 1.25  # seconds' worth that a server's bucket is first taken to hold
 
 
@@ -111,17 +111,17 @@ class Governed:
         await self._admit(ticket, weight)
         sent = _now()
         self.in_flight += 1
-        spend = self._tokens.take(sent, weight) if self._tokens is not None else _Spend(sent, 0)
+        spend = self._tokens.take(sent, weight) if self._tokens is not None else None
         self._pace.send(sent)
         try:
             completion = await self.backend.complete(request)
         except RateLimited as error:
-            spend.tokens = 0
+            self._settle(spend, 0)
             self._returning[mark] = ticket
             self._refused(sent, error.retry_after)
             raise
         except RequestRefused:
-            spend.tokens = 0
+            self._settle(spend, 0)
             raise
         except Unavailable as error:
             self._returning[mark] = ticket
@@ -129,7 +129,7 @@ class Governed:
                 self._pause(error.retry_after)
             raise
         else:
-            spend.tokens = completion.usage.prompt_tokens + completion.usage.completion_tokens
+            self._settle(spend, completion.usage.prompt_tokens + completion.usage.completion_tokens)
             self._accepted()
             return completion
         finally:
@@ -154,8 +154,11 @@ class Governed:
                 except TimeoutError:
                     continue  # time has passed: that is what we waited for
         finally:
-            self._line.remove(me)
-            heapq.heapify(self._line)
+            if self._line[0] is me:
+                heapq.heappop(self._line)
+            else:  # given up while waiting
+                self._line.remove(me)
+                heapq.heapify(self._line)
             self._wake()
 
     def _delay(self, me: _Waiter, weight: int) -> float:
@@ -167,6 +170,10 @@ class Governed:
         if self._tokens is not None:
             delay = max(delay, self._tokens.delay(now, weight))
         return delay
+
+    def _settle(self, spend: _Spend | None, tokens: int) -> None:
+        if self._tokens is not None and spend is not None:
+            self._tokens.settle(spend, tokens)
 
     def _wake(self) -> None:
         if self._line:
@@ -194,7 +201,7 @@ class Governed:
         self._pace.pause(self._paused_until)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiter:
     """A place in line."""
 
@@ -205,12 +212,13 @@ class _Waiter:
         return self.ticket < other.ticket
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Spend:
-    """Tokens that left at a time; settled when the answer tells the true number."""
+    """Tokens that left at a time."""
 
     at: float
     tokens: int
+    counts: bool = True
 
 
 class _Minute:
@@ -219,24 +227,35 @@ class _Minute:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._spends: deque[_Spend] = deque()
+        self._total = 0
 
     def take(self, now: float, tokens: int) -> _Spend:
+        """Note that `tokens` leave now."""
         spend = _Spend(now, tokens)
         self._spends.append(spend)
+        self._total += tokens
         return spend
 
+    def settle(self, spend: _Spend, tokens: int) -> None:
+        """Put the true number in the place of the reserved one."""
+        if spend.counts:
+            self._total += tokens - spend.tokens
+        spend.tokens = tokens
+
     def delay(self, now: float, tokens: int) -> float:
-        """Return the seconds until `tokens` more fit, as things stand."""
+        """Return the seconds until `tokens` more fit as things stand, or until nothing else counts."""
         while self._spends and self._spends[0].at + _MINUTE <= now:
-            self._spends.popleft()
-        excess = sum(spend.tokens for spend in self._spends) + tokens - self._limit
+            gone = self._spends.popleft()
+            gone.counts = False
+            self._total -= gone.tokens
+        excess = self._total + tokens - self._limit
+        free_at = now
         for spend in self._spends:
             if excess <= 0:
                 break
             excess -= spend.tokens
-            if excess <= 0 or spend is self._spends[-1]:
-                return spend.at + _MINUTE - now
-        return 0.0
+            free_at = spend.at + _MINUTE
+        return free_at - now
 
 
 class _Pace:
@@ -292,16 +311,18 @@ class _Pace:
             return False
         sending = max(now - self._since, 0.05)
         most = self._sends / sending
-        if math.isnan(self._emptied):
+        if self._sends < _FEW:
+            pace = self.at(now) / 2
+            self._doubling = 15.0 * (1.0 + pause)
+        elif math.isnan(self._emptied):
             pace = self._sends / (sending + _BURST)
             # From the least that r may be to the most, in a time that a wrong guess is worth.
-            self._doubling = (4.0 + 8.0 * pause) / max(0.01, math.log2(most / pace) if pace > 0 else 1.0)
+            self._doubling = (4.0 + 8.0 * pause) / max(0.01, math.log2(most / pace))
         else:
             least = self._sends / max(now - self._emptied, 0.05)
             pace = (least + min(most, self.at(now))) / 2
             self._doubling = 15.0 * (1.0 + pause)
-        # With next to nothing accepted there is nothing to measure: half as fast, and not below one a minute.
-        self._base = max(pace, min(_SLOW, self.at(now) / 2), 1.0 / _MINUTE)
+        self._base = max(pace, 1.0 / _MINUTE)
         self._cut = self._emptied = self._since = now
         self._sends = 0
         return True

@@ -31,11 +31,15 @@ from selfinstruct.models import LocalModel
 MIN_CONTEXT = 256
 """Tokens; llama.cpp gives a slot no less, and in multiples of this."""
 
+MAX_SLOTS = 256
+"""llama.cpp's own limit (LLAMA_MAX_SEQ)."""
+
 _CHILD = Path(__file__).with_name("llamacpp_server.py")
 _LOAD_SECONDS = 600.0
 _CLOSE_SECONDS = 5.0
 _TAIL_BYTES = 3000
 _TAIL_LINES = 12
+_OUT_OF_MEMORY = ("failed to allocate", "unable to allocate", "bad_alloc", "MemoryError")
 
 
 def usable_cpus() -> int:
@@ -77,8 +81,8 @@ class LlamaServer:
             ModelFileError: `slots` or `context` do not fit the model.
         """
         trained = model.header.context_length
-        if slots < 1:
-            raise ModelFileError(f"slots is {slots}, expected at least 1.")
+        if not 1 <= slots <= MAX_SLOTS:
+            raise ModelFileError(f"slots is {slots}, expected 1 to {MAX_SLOTS}.")
         if context < MIN_CONTEXT:
             raise ModelFileError(f"a context of {context} tokens is too small, expected at least {MIN_CONTEXT}.")
         if trained is not None and context > trained:
@@ -127,7 +131,7 @@ class LlamaServer:
         self._log = self._open_log()
         self._log_start = os.fstat(self._log.fileno()).st_size
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-X", "faulthandler", str(_CHILD)],
+            [sys.executable, "-P", str(_CHILD)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -270,21 +274,27 @@ class LlamaServer:
                 f"llama.cpp is installed but does not load: {answer['error']}. Install it again: "
                 f"pip install --force-reinstall 'selfinstruct[local]'.{tail}"
             )
-        memory = f"{self.slots} slots of {self.context} tokens need too much; ask for fewer slots or a smaller context"
+        advice = "ask for fewer slots or a smaller context, or use a smaller model"
+        evidence = f"{answer.get('error', '')}{tail}"
+        if any(sign in evidence for sign in _OUT_OF_MEMORY):
+            return Unavailable(
+                f"not enough memory to run {path} with {self.slots} slots of {self.context} tokens: {advice}.{tail}"
+            )
         if answer:
-            if "failed to allocate" in tail or "bad_alloc" in tail or "unable to allocate" in tail:
-                return Unavailable(f"not enough memory to run {path}: {memory}, or use a smaller model.{tail}")
             return ModelFileError(
-                f"llama.cpp can't load {path}. The file may be damaged or need a newer llama.cpp "
-                f"(pip install -U xllamacpp).{tail}"
+                f"llama.cpp can't load {path} ({answer['error']}). The file may be damaged, or need a newer llama.cpp: "
+                f"pip install -U xllamacpp.{tail}"
             )
         assert self._process is not None
         if self._too_late:
             return Unavailable(f"llama.cpp did not load {path} within {_LOAD_SECONDS:.0f} s: is its disk slow?{tail}")
-        ended = self._how_it_ended()
-        if self._process.returncode == -getattr(signal, "SIGILL", 4):
-            return PluginError(f"llama.cpp {ended}: this CPU lacks instructions it was built for (AVX2).{tail}")
-        return Unavailable(f"llama.cpp {ended} while it loaded {path}. If memory is short: {memory}.{tail}")
+        ended = f"llama.cpp {self._how_it_ended()} while it loaded {path}"
+        code = self._process.returncode
+        if code == -getattr(signal, "SIGILL", 4):
+            return PluginError(f"{ended}: this CPU lacks instructions it was built for (AVX2).{tail}")
+        if code == -getattr(signal, "SIGKILL", 9):
+            return Unavailable(f"{ended}. If memory is short, {advice}.{tail}")
+        return Unavailable(f"{ended}. The file may be damaged, or need another llama.cpp.{tail}")
 
     def _how_it_ended(self) -> str:
         code = self._process.returncode if self._process else 0

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import threading
+import traceback
 from typing import Any
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     try:
         server = xllamacpp.Server(_parameters(xllamacpp, settings))
     except (RuntimeError, ValueError, MemoryError) as error:
-        _say(answer, {"error": str(error), "missing": False})
+        _say(answer, {"error": f"{type(error).__name__}: {error}", "missing": False})
         os._exit(3)
     _say(answer, {"url": server.listening_address})
     threading.Event().wait()
@@ -54,7 +55,7 @@ def _parameters(xllamacpp: Any, settings: dict[str, Any]) -> Any:
     parameters.cors_origins = "http://127.0.0.1"
     parameters.ui = False
     parameters.offline = True
-    parameters.verbosity = 2  # warnings and errors: why a file does not load, and nothing for each request
+    parameters.verbosity = 1  # errors: why a file does not load; warnings come with every repeated prompt
     return parameters
 
 
@@ -69,4 +70,8 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # at a clean exit Python aborts over the thread that reads stdin

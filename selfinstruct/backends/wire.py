@@ -39,7 +39,11 @@ _UNSUPPORTED = {"unsupported_parameter", "unsupported_value", "unknown_parameter
 
 # For servers that give no code: DeepSeek and OpenRouter name no model-not-found code, vLLM and
 # Mistral none for the context, Groq and vLLM none for an unknown parameter.
-_SAYS_NO_MODEL = re.compile(r"model\b.{0,120}\b(does not exist|not exist|not found)|not a valid model", re.I | re.S)
+_SAYS_NO_MODEL = re.compile(
+    r"\bmodel\b[\s:'\"`]*[^\s'\"`]*['\"`]?\s+(does not|not) exist"
+    r"|\bmodel\b[\s:'\"`]*[^\s'\"`]*['\"`]?\s+((was|is) )?not found|not a valid model",
+    re.I,
+)
 _SAYS_TOO_LONG = re.compile(r"context (length|window|size)|prompt is too long|maximum context", re.I)
 _SAYS_UNSUPPORTED = re.compile(
     r"unsupported|not support|unrecogni[sz]ed|unknown (name|parameter|field|argument)|extra (inputs|fields)"

@@ -145,9 +145,20 @@ def _backends() -> list[dict[str, Any]]:
 
 
 def _filters() -> list[dict[str, Any]]:
-    from selfinstruct.filters import describe
+    from selfinstruct import plugins
+    from selfinstruct.filters import DEFAULT_FILTERS, FILTERS, spec_of
 
-    return describe()
+    known = dict(FILTERS)
+    known |= {name: spec_of(name, plugins.load("filters", name), "plugin") for name in plugins.names("filters")}
+    return [
+        {
+            "filter": name,
+            "on by default": ", ".join(style for style, names in DEFAULT_FILTERS.items() if name in names) or "-",
+            "parameters": ", ".join(f"{key}={value}" for key, value in spec.parameters.items()) or "-",
+            "what": spec.summary,
+        }
+        for name, spec in known.items()
+    ]
 
 
 def _languages() -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ here (strings and brackets only) and the standard library reads each value.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -104,123 +105,135 @@ def lines(stream: IO[bytes], longest: int | None = None) -> Iterator[Item]:
 
 
 _STRUCTURE = re.compile(r'["\[\]{}]')
-_STRING_END = re.compile(r'(?:[^"\\]|\\.)*+"', re.DOTALL)
+_STRING = re.compile(r'(?:[^"\\]++|\\.)*+', re.DOTALL)
+_SEPARATOR = re.compile(r"[,\]\n]")
 _GAP = re.compile(r"[\s,]*")
 
 
 class _Text:
-    """A window of decoded text over a byte stream."""
+    """A window of decoded text over a byte stream, read from `at` on."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        import codecs
-
         self._stream = stream
         self._decode = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape").decode
+        self._ended = False
+        self._line = 1
+        self._counted = 0
         self.window = ""
-        self.line = 1
-        self.ended = False
+        self.at = 0
 
     def more(self) -> bool:
-        """Add a chunk to the window; False at the end of the file."""
-        if self.ended:
+        """Add a chunk to the window, whose used part is forgotten; False at the end of the file."""
+        if self._ended:
             return False
         chunk = self._stream.read(CHUNK)
-        self.ended = not chunk
-        self.window += self._decode(chunk, not chunk)
-        return not self.ended
+        self._ended = not chunk
+        self.line()
+        self.window = self.window[self.at :] + self._decode(chunk, not chunk)
+        self.at = self._counted = 0
+        return not self._ended
 
-    def drop(self, count: int) -> None:
-        """Forget the first characters of the window."""
-        self.line += self.window.count("\n", 0, count)
-        self.window = self.window[count:]
+    def line(self) -> int:
+        """Return the number of the line that `at` is on."""
+        self._line += self.window.count("\n", self._counted, self.at)
+        self._counted = self.at
+        return self._line
+
+    def skip(self) -> str:
+        """Go past spaces and commas and return the character there, "" at the end of the file."""
+        while True:
+            gap = _GAP.match(self.window, self.at)
+            self.at = gap.end() if gap else self.at
+            if self.at < len(self.window):
+                return self.window[self.at]
+            if not self.more():
+                return ""
 
 
 def values(stream: IO[bytes], longest: int | None = None) -> Iterator[Item]:
     """Read the elements of one JSON array, or JSON values one after another, on any number of lines."""
     longest = LONGEST_ROW if longest is None else longest
     source = _Text(stream)
-    source.more()
-    _skip(source)
-    array = source.window.startswith("[")
+    array = source.skip() == "["
+    source.at += array
+    while first := source.skip():
+        if first != "]":
+            yield _next(source, longest)
+            continue
+        source.at += 1
+        if not array:
+            yield Item(source.line(), fault="a closing ] that nothing opened")
+        elif source.skip():
+            yield Item(source.line(), fault="text after the end of the array")
+            return
+        else:
+            return
     if array:
-        source.drop(1)
+        yield Item(source.line(), fault="the array is not closed: the file may be cut")
+
+
+def _next(source: _Text, longest: int) -> Item:
+    """Return the value that starts at `source.at` and go past it."""
+    place = source.line()
+    try:
+        end = _DECODER.raw_decode(source.window, source.at)[1]
+    except (ValueError, RecursionError):
+        # Not whole yet, or bad: only its brackets and strings tell where it ends.
+        end = 0
+    # A bare number or word may go on in the next chunk.
+    if end and (end < len(source.window) or source.window[end - 1] in "]}"):
+        found = item(place, source.window[source.at : end])
+        source.at = end
+        return found
+    start = source.at
+    scan = _Scan(source.at)
+    passed = 0
     while True:
-        _skip(source)
-        if not source.window:
-            if array:
-                yield Item(source.line, fault="the array is not closed: the file may be cut")
-            return
-        if source.window[0] == "]":
-            if not array:
-                yield Item(source.line, fault="a closing ] that nothing opened")
-                source.drop(1)
-                continue
-            source.drop(1)
-            _skip(source)
-            if source.window:
-                yield Item(source.line, fault="text after the end of the array")
-            return
-        yield from _next(source, longest)
-
-
-def _skip(source: _Text) -> None:
-    while True:
-        gap = _GAP.match(source.window)
-        source.drop(gap.end() if gap else 0)
-        if source.window or not source.more():
-            return
-
-
-def _next(source: _Text, longest: int) -> Iterator[Item]:
-    """Yield the value at the start of the window and drop it."""
-    place = source.line
-    scan = _Scan()
-    dropped = 0
-    while True:
-        end = scan.feed(source.window)
-        if end is not None:
+        scanned = scan.feed(source.window, start)
+        if scanned is not None:
             break
-        if len(source.window) > longest:
-            # Too long to be a row: keep what the scan has not looked at, go on to find the end.
-            dropped += scan.position
-            source.drop(scan.position)
-            scan.position = 0
+        if passed or len(source.window) - source.at > longest:
+            # Too long to be a row: forget what was looked at, go on only to find the end.
+            passed += scan.position - source.at
+            source.at = scan.position
+        before = source.at
         if not source.more():
-            yield Item(place, fault="the file ends inside a record: it may be cut")
-            source.drop(len(source.window))
-            return
-    if dropped:
-        yield Item(place, fault=f"a record of more than {dropped >> 20} MiB: a row can't be longer than {longest >> 20} MiB")
-    else:
-        yield item(place, source.window[:end])
-    source.drop(end)
+            source.at = len(source.window)
+            return Item(place, fault="the file ends inside a record: it may be cut")
+        scan.position -= before
+        start = 0
+    found = (
+        Item(place, fault=f"a record of more than {passed >> 20} MiB: a row can't be longer than {longest >> 20} MiB")
+        if passed
+        else item(place, source.window[source.at : scanned])
+    )
+    source.at = scanned
+    return found
 
 
 class _Scan:
-    """Finds where the value at the start of a growing window ends."""
+    """Finds where a value ends in a growing window, looking at each character once."""
 
-    def __init__(self) -> None:
-        self.position = 0
+    def __init__(self, position: int) -> None:
+        self.position = position
         self._depth = 0
         self._in_string = False
         self._started = False
 
-    def feed(self, window: str) -> int | None:
-        """Return the end of the value, or None when the window does not hold it yet."""
-        if not self._started and window[0] not in '"[{':
+    def feed(self, window: str, start: int) -> int | None:
+        """Return the end of the value that starts at `start`, or None when the window does not hold it yet."""
+        if not self._started and window[start] not in '"[{':
             # A bare word or number, or garbage: up to the next separator.
-            end = re.search(r"[,\]\n]", window)
-            return max(end.start(), 1) if end else None
+            end = _SEPARATOR.search(window, start + 1)
+            return end.start() if end else None
         self._started = True
         while True:
             if self._in_string:
-                closing = _STRING_END.match(window, self.position)
-                if closing is None:
-                    # Stay before a lone backslash at the end, and skip the whole of what was seen.
-                    tail = re.compile(r"(?:[^\"\\]|\\.)*+", re.DOTALL).match(window, self.position)
-                    self.position = tail.end() if tail else self.position
+                inside = _STRING.match(window, self.position)
+                self.position = inside.end() if inside else self.position
+                if window[self.position : self.position + 1] != '"':
                     return None
-                self.position = closing.end()
+                self.position += 1
                 self._in_string = False
                 if self._depth == 0:
                     return self.position

@@ -102,15 +102,14 @@ def _run(client: Client, wheel: Wheel, attempt: Path, progress: Progress) -> str
     if client.kind == "pip":
         arguments = ("download", *common, "--no-cache-dir", "--no-input", "--progress-bar", "off", "-d", str(got))
     else:
-        # uv has no download command. Into a folder of its own it unpacks the wheel and runs nothing.
-        arguments = ("pip", "install", *common, "--no-cache", "--no-progress", "--color", "never")
+        # uv has no download command. Into a folder of its own it unpacks the wheel and runs nothing. It copies,
+        # because a link (UV_LINK_MODE) would lead into its temporary cache.
+        arguments = ("pip", "install", *common, "--no-cache", "--link-mode=copy", "--no-progress", "--color=never")
         arguments += ("--python", sys.executable, "--target", str(got))
     # Temporary files belong on the disk whose space was checked, where their growth shows the progress.
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
-    # They are about where to install, and nothing is installed.
+    # Nothing is installed, so it does not matter where this runs.
     environment |= {"PIP_REQUIRE_VIRTUALENV": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    for name in ("UV_SYSTEM_PYTHON", "UV_PYTHON", "UV_TARGET"):
-        environment.pop(name, None)
     log = attempt / "log"
     with log.open("wb") as output:
         try:

@@ -139,9 +139,10 @@ def best_long(
     scores = 2 * lcs / (m + lengths)
     best = np.argsort(-scores, kind="stable")[:k]
     totals = np.bincount(lengths, weights=lcs)  # sums of integers far below 2**53: exact
+    present = np.flatnonzero(totals)
     return (
         list(zip(slots[best].tolist(), scores[best].tolist(), strict=True)),
-        [(int(n), int(totals[n])) for n in np.flatnonzero(totals)],
+        list(zip(present.tolist(), totals[present].astype(np.int64).tolist(), strict=True)),
     )
 
 

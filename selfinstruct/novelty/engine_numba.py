@@ -7,6 +7,7 @@ the user's cache folder when that is read-only (numba's own rule; NUMBA_CACHE_DI
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,16 +27,24 @@ from selfinstruct.novelty.engine import (
     score,
     totals_of,
 )
-from selfinstruct.novelty.kernels import BUCKETS, CHUNK, CHUNKS, ENTRIES, IDS, LONGS, POSTINGS, Tables
+from selfinstruct.novelty.kernels import (
+    BUCKETS,
+    CHUNK,
+    CHUNKS,
+    ENTRIES,
+    FREQUENCY,
+    IDS,
+    LENGTH,
+    LONGS,
+    POSTINGS,
+    ROW,
+    Tables,
+)
 
 _Ints = npt.NDArray[np.int32]
 _Longs = npt.NDArray[np.int64]
 
-_ENTRY = {
-    **{"length": np.int32, "start": np.int64, "row33": np.uint16, "stamp": np.int64, "overlap": np.int32},
-    **{"state": np.uint32, "lcs": np.uint8, "longs": np.int32, "touched": np.int32},
-}
-_CHUNK = {"first": np.int64, "fill": np.int32, "size": np.int32, "after": np.int32}
+_PER_ENTRY = ("entry", "row33", "overlap", "touched", "state", "lcs", "longs")
 _DENSE = 16
 """A token in more than 1/16 of the entries gets a dense row of masks."""
 
@@ -44,19 +53,24 @@ class NumbaEngine:
     """Exact engine compiled by numba; see `selfinstruct.novelty.engine.Engine`."""
 
     def __init__(self) -> None:
-        columns: dict[str, npt.NDArray[Any]] = {name: np.zeros(0, kind) for name, kind in (_ENTRY | _CHUNK).items()}
-        integers = {name: np.zeros(0, np.int32) for name in ("ids", "frequency", "head", "tail", "local", "row")}
         self._t = Tables(
-            **columns,
-            **integers,
-            used=np.array([0, 0, 0, 1, 0, 0], np.int64),  # chunk 0 means "none"
-            signature=np.zeros((0, 2), np.uint64),
+            used=np.array([0, 0, 0, 1, 0], np.int64),  # chunk 0 means "none"
+            entry=np.zeros((0, 4), np.uint64),
+            row33=np.zeros(0, np.uint16),
+            overlap=np.zeros(0, np.int32),
+            touched=np.zeros(0, np.int32),
+            state=np.zeros(0, np.uint32),
+            lcs=np.zeros(0, np.uint8),
             dense=np.zeros((0, 0), np.uint32),
-            slot=np.zeros(0, np.uint32),
-            mask=np.zeros(0, np.uint32),
+            longs=np.zeros(0, np.int32),
+            ids=np.zeros(0, np.int32),
+            token=np.zeros((0, 3), np.int32),
+            chain=np.zeros((0, 2), np.int32),
+            chunk=np.zeros((0, 4), np.int64),
+            posting=np.zeros(0, np.uint64),
             order=np.zeros(64, np.int64),
-            pattern=np.zeros(0, np.uint64),
-            vector=np.zeros(0, np.uint64),
+            pattern=np.zeros(65, np.uint64),
+            vector=np.zeros(1, np.uint64),
             need=np.zeros(SHORT + 1, np.int64),
         )
         self._rows = 0
@@ -100,7 +114,9 @@ class NumbaEngine:
         def measure(places: npt.NDArray[np.intp]) -> _Longs:
             return self._measured(ids, longs[places])
 
-        return nearest_long(overlaps, self._t.length[longs].astype(np.int64), longs.astype(np.int64), m, best, measure)
+        return nearest_long(
+            overlaps, self._t.entry[longs, LENGTH].astype(np.int64), longs.astype(np.int64), m, best, measure
+        )
 
     def top(self, query: list[int], k: int, limit: int) -> tuple[list[Hit], float]:
         """Return the k best entries and the mean score over all of them."""
@@ -108,7 +124,7 @@ class NumbaEngine:
         hits, totals = self._short_top(ids, k, limit)
         longs = self._longs(limit)
         if len(longs):
-            lcs, lengths = self._measured(ids, longs), self._t.length[longs].astype(np.int64)
+            lcs, lengths = self._measured(ids, longs), self._t.entry[longs, LENGTH].astype(np.int64)
             more, long_totals = best_long(lcs, lengths, longs.astype(np.int64), m, k)
             hits, totals = best_first(hits + more)[:k], totals + long_totals
         return hits, mean_score(totals, m, limit)
@@ -126,7 +142,7 @@ class NumbaEngine:
         ]
 
     def _hit(self, slot: int, lcs: int, m: int) -> Hit:
-        return slot, score(lcs, m, int(self._t.length[slot]))
+        return slot, score(lcs, m, int(self._t.entry[slot, LENGTH]))
 
     def _short_top(self, ids: _Ints, k: int, limit: int) -> tuple[list[Hit], list[tuple[int, int]]]:
         self._give_rows(ids)
@@ -154,10 +170,10 @@ class NumbaEngine:
     def _give_rows(self, ids: _Ints) -> None:
         """Give the query's frequent tokens a dense row each."""
         t = self._t
-        for token in set(ids[t.frequency[ids] * _DENSE > max(len(self), 1024)].tolist()):
-            if t.row[token] < 0:
+        for token in set(ids[t.token[ids, FREQUENCY] * _DENSE > max(len(self), 1024)].tolist()):
+            if t.token[token, ROW] == 0:
                 if self._rows == len(t.dense):
-                    t = self._t = t._replace(dense=_grown(t.dense, (2 * self._rows + 4, t.dense.shape[1])))
+                    t = self._t = t._replace(dense=_grown(t.dense, 2 * self._rows + 4))
                 kernels.fill_row(t, token, self._rows)
                 self._rows += 1
 
@@ -168,15 +184,12 @@ class NumbaEngine:
     def _flat(self, entries: Sequence[list[int]]) -> tuple[_Ints, _Longs]:
         """Return the entries one after another, and where each ends; make room for their words."""
         ends = np.cumsum(np.fromiter(map(len, entries), np.int64, len(entries)))
-        flat = np.fromiter((token for entry in entries for token in entry), np.int32, int(ends[-1]) if entries else 0)
+        flat = np.fromiter(chain.from_iterable(entries), np.int32, int(ends[-1]) if entries else 0)
         self._reach(max(map(len, entries), default=0))
         words = int(flat.max(initial=0)) + 1
-        if words > len(self._t.frequency):
-            size = max(words, 2 * len(self._t.frequency), 1024)
-            keyed = {name: _grown(getattr(self._t, name), (size * BUCKETS,)) for name in ("head", "tail")}
-            plain = {name: _grown(getattr(self._t, name), (size,)) for name in ("frequency", "local", "row")}
-            plain["row"][len(self._t.row) :] = -1
-            self._t = self._t._replace(**keyed, **plain)
+        if words > len(self._t.token):
+            size = max(words, 2 * len(self._t.token), 1024)
+            self._t = self._t._replace(token=_grown(self._t.token, size), chain=_grown(self._t.chain, size * BUCKETS))
         return flat, ends
 
     def _reach(self, m: int) -> None:
@@ -191,28 +204,23 @@ class NumbaEngine:
 
     def _grow(self, entries: int, n: int) -> None:
         """Make room for one more entry of n tokens, and about that many entries like those before."""
-        t = self._t
-        used = {name: int(t.used[i]) for name, i in (("entries", ENTRIES), ("ids", IDS), ("chunks", CHUNKS))}
-        postings = int(t.used[POSTINGS])
-        new: dict[str, npt.NDArray[Any]] = {}
-        if used["entries"] >= len(t.length):
-            size = max(1024, used["entries"] + max(used["entries"] // 2, entries))
-            new |= {name: _grown(getattr(t, name), (size,)) for name in _ENTRY}
-            new["signature"] = _grown(t.signature, (size, 2))
-            new["dense"] = _grown(t.dense, (len(t.dense), size))
-        if used["ids"] + n > len(t.ids):
-            new["ids"] = _grown(t.ids, (max(16384, used["ids"] * 3 // 2 + n),))
-        if postings + n * CHUNK > len(t.slot):
-            size = max(65536, postings * 3 // 2 + n * CHUNK)
-            new |= {name: _grown(getattr(t, name), (size,)) for name in ("slot", "mask")}
-        if used["chunks"] + n > len(t.first):
-            size = max(8192, used["chunks"] * 3 // 2 + n)
-            new |= {name: _grown(getattr(t, name), (size,)) for name in _CHUNK}
+        t, new = self._t, dict[str, npt.NDArray[Any]]()
+        held, ids, postings, chunks = t.used[[ENTRIES, IDS, POSTINGS, CHUNKS]].tolist()
+        if held >= len(t.entry):
+            size = max(1024, held + max(held // 2, entries))
+            new |= {name: _grown(getattr(t, name), size) for name in _PER_ENTRY}
+            new["dense"] = _grown(t.dense, len(t.dense), size)
+        if ids + n > len(t.ids):
+            new["ids"] = _grown(t.ids, max(16384, ids * 3 // 2 + n))
+        if postings + n * CHUNK > len(t.posting):
+            new["posting"] = _grown(t.posting, max(65536, postings * 3 // 2 + n * CHUNK))
+        if chunks + n > len(t.chunk):
+            new["chunk"] = _grown(t.chunk, max(8192, chunks * 3 // 2 + n))
         self._t = t._replace(**new)
 
 
-def _grown(array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Return a larger copy, zero where it is new."""
-    result = np.zeros(shape, array.dtype)
+def _grown(array: npt.NDArray[Any], *sizes: int) -> npt.NDArray[Any]:
+    """Return a copy with longer leading axes, zero where it is new."""
+    result = np.zeros((*sizes, *array.shape[len(sizes) :]), array.dtype)
     result[tuple(map(slice, array.shape))] = array
     return result

@@ -12,6 +12,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -161,7 +162,7 @@ class _ShortPool:
         lengths = np.array([min(len(entry), _ELSEWHERE) for entry in entries], np.uint8)
         self._sequences.extend(map(_sequence, short))
         self._lengths.extend(lengths)
-        tokens = np.fromiter((token for entry in short for token in entry), np.int64, int(sizes.sum()))
+        tokens = np.fromiter(chain.from_iterable(short), np.int64, int(sizes.sum()))
         owners = np.repeat(np.arange(len(short)), sizes)
         positions = np.arange(len(tokens)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
 

@@ -24,6 +24,10 @@ _Ints = npt.NDArray[np.int32]
 _Longs = npt.NDArray[np.int64]
 _Words = npt.NDArray[np.uint64]
 
+# numba reads these as numpy's types, mypy as whatever the place needs.
+_int: Callable[[Any], int] = cast(Any, np.int64)
+_u8, _u16, _u32, _u64 = cast(Any, (np.uint8, np.uint16, np.uint32, np.uint64))
+
 BUCKETS = 15
 """Entry lengths ..4, 6, 8, 10, 12, 16, 22, 32, then doubling: narrow where most entries are."""
 _SHORT_BUCKETS = 8
@@ -31,46 +35,39 @@ _TOP = (4, 6, 8, 10, 12, 16, 22, 32, 64, 128, 256, 512, 1024, 2048, 2**31 - 1)
 CHUNK = 256
 """Largest chunk of postings; chunks double up to it."""
 
-ENTRIES, IDS, POSTINGS, CHUNKS, LONGS, STAMP = range(6)
+ENTRIES, IDS, POSTINGS, CHUNKS, LONGS = range(5)
 """Places in `Tables.used`."""
+_LOW, _HIGH, _START, LENGTH = range(4)
+"""Columns of `Tables.entry`: the two halves of the signature, first token in `ids`, number of tokens."""
+FREQUENCY, _LOCAL, ROW = range(3)
+"""Columns of `Tables.token`: entries with it, place in the query's pattern, row in `dense` + 1; 0 for none."""
+_HEAD, _TAIL = range(2)
+"""Columns of `Tables.chain`: first and last chunk, 0 for none."""
+_FIRST, _FILL, _SIZE, _AFTER = range(4)
+"""Columns of `Tables.chunk`: first posting, postings used, postings in all, next chunk."""
 
 
 class Tables(NamedTuple):
-    """Everything the kernels read and write."""
+    """Everything the kernels read and write; what a loop needs together lies together."""
 
     used: _Longs
-    # by entry
-    length: _Ints
-    start: _Longs
-    signature: _Words  # (entry, 2)
+    entry: _Words  # (slot, 4)
     row33: npt.NDArray[np.uint16]  # 33 * min(length, 33): the entry's row in a histogram of (n, L)
-    stamp: _Longs  # last query that looked at it
-    overlap: _Ints  # zero between queries
-    state: npt.NDArray[np.uint32]  # V of the recurrence
-    lcs: npt.NDArray[np.uint8]
-    dense: npt.NDArray[np.uint32]  # (row, entry) masks of frequent tokens
+    overlap: _Ints  # scratch of a query, zero between queries
+    touched: _Ints  # scratch: the slots whose overlap is not zero
+    state: npt.NDArray[np.uint32]  # scratch: V of the recurrence
+    lcs: npt.NDArray[np.uint8]  # result of `every_lcs`
+    dense: npt.NDArray[np.uint32]  # (row, slot) masks of frequent tokens
     longs: _Ints  # slots of the long entries
-    touched: _Ints
-    # by token
-    ids: _Ints  # of the entries, one after another
-    frequency: _Ints
-    head: _Ints  # (token * BUCKETS + bucket) -> first chunk, 0 for none
-    tail: _Ints
-    local: _Ints  # zero between queries
-    row: _Ints  # row in `dense`, -1 for none
-    # by chunk
-    first: _Longs
-    fill: _Ints
-    size: _Ints
-    after: _Ints
-    # by posting
-    slot: npt.NDArray[np.uint32]
-    mask: npt.NDArray[np.uint32]  # position mask, or the count in a long entry
-    # by position of the query
-    order: _Longs
-    pattern: _Words
-    vector: _Words
-    need: _Longs
+    ids: _Ints  # tokens of all entries, one after another
+    token: _Ints  # (token, 3)
+    chain: _Ints  # (token * BUCKETS + bucket, 2)
+    chunk: _Longs  # (chunk, 4)
+    posting: _Words  # slot << 32 | position mask, or count in a long entry
+    order: _Longs  # scratch: positions of the query, rarest token first
+    pattern: _Words  # scratch: (distinct token, word) position masks of the query
+    vector: _Words  # scratch: V of the recurrence with several words
+    need: _Longs  # scratch: least L by entry length
 
 
 def _compiled(function: _F) -> _F:
@@ -81,41 +78,40 @@ def _compiled(function: _F) -> _F:
         return cast(_F, njit(nogil=True)(function))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _popcount(_context: Any, word: Any) -> Any:
+def _ctpop(_context: Any, word: Any) -> Any:
     def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.ctpop(arguments[0])
 
     return types.Integer.from_bitwidth(word.bitwidth, signed=False)(word), code
 
 
+_popcount: Any = intrinsic(_ctpop)
+
+
 @_compiled
 def _hash(token: int) -> int:
     """Return the token's bit, 0 to 127, in the signature (Fibonacci hashing)."""
-    return np.int64((np.uint64(token) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(57))
+    return _int((_u64(token) * _u64(0x9E3779B97F4A7C15)) >> _u64(57))
 
 
 @_compiled
 def _post(t: Tables, key: int, slot: int, mask: int) -> None:
-    chunk = t.tail[key]
-    if chunk == 0 or t.fill[chunk] == t.size[chunk]:
+    chunk = t.chain[key, _TAIL]
+    if chunk == 0 or t.chunk[chunk, _FILL] == t.chunk[chunk, _SIZE]:
         new = t.used[CHUNKS]
         t.used[CHUNKS] += 1
-        t.first[new] = t.used[POSTINGS]
-        t.size[new] = 2 if chunk == 0 else min(2 * t.size[chunk], CHUNK)
-        t.fill[new] = 0
-        t.after[new] = 0
-        t.used[POSTINGS] += t.size[new]
+        size = 2 if chunk == 0 else min(2 * t.chunk[chunk, _SIZE], CHUNK)
+        t.chunk[new, _FIRST] = t.used[POSTINGS]
+        t.chunk[new, _SIZE] = size
+        t.used[POSTINGS] += size
         if chunk == 0:
-            t.head[key] = new
+            t.chain[key, _HEAD] = new
         else:
-            t.after[chunk] = new
-        t.tail[key] = new
+            t.chunk[chunk, _AFTER] = new
+        t.chain[key, _TAIL] = new
         chunk = new
-    at = t.first[chunk] + t.fill[chunk]
-    t.slot[at] = np.uint32(slot)
-    t.mask[at] = np.uint32(mask)
-    t.fill[chunk] += 1
+    t.posting[t.chunk[chunk, _FIRST] + t.chunk[chunk, _FILL]] = (_u64(slot) << _u64(32)) | _u64(mask)
+    t.chunk[chunk, _FILL] += 1
 
 
 @_compiled
@@ -123,61 +119,53 @@ def _add(t: Tables, entry: _Ints) -> None:
     slot, n, start = t.used[ENTRIES], len(entry), t.used[IDS]
     t.used[ENTRIES] += 1
     t.used[IDS] += n
-    t.start[slot] = start
-    t.length[slot] = n
-    t.row33[slot] = np.uint16(33 * min(n, SHORT + 1))
-    t.stamp[slot] = 0
-    t.overlap[slot] = 0
+    t.entry[slot, _START] = start
+    t.entry[slot, LENGTH] = n
+    t.row33[slot] = _u16(33 * min(n, SHORT + 1))
     bucket = 0
     while _TOP[bucket] < n:
         bucket += 1
-    low, high = np.uint64(0), np.uint64(0)
     for j in range(n):
         t.ids[start + j] = entry[j]
     if n > SHORT:
         t.longs[t.used[LONGS]] = slot
         t.used[LONGS] += 1
         for token in entry:
-            t.local[token] += 1
+            t.token[token, _LOCAL] += 1
         for token in entry:
-            if t.local[token] > 0:
-                _post(t, token * BUCKETS + bucket, slot, t.local[token])
-                t.frequency[token] += 1
-                t.local[token] = 0
-    else:
-        for j in range(n):
-            token = entry[j]
-            mask = np.uint32(0)
-            repeated = False
-            for i in range(n):
-                if entry[i] == token:
-                    if i < j:
-                        repeated = True
-                        break
-                    mask |= np.uint32(1) << np.uint32(i)
-            if repeated:
-                continue
-            _post(t, token * BUCKETS + bucket, slot, mask)
-            t.frequency[token] += 1
-            if t.row[token] >= 0:
-                t.dense[t.row[token], slot] = mask
-            bit = _hash(token)
-            if bit < 64:
-                low |= np.uint64(1) << np.uint64(bit)
-            else:
-                high |= np.uint64(1) << np.uint64(bit - 64)
-    t.signature[slot, 0] = low
-    t.signature[slot, 1] = high
+            if t.token[token, _LOCAL] > 0:
+                _post(t, token * BUCKETS + bucket, slot, t.token[token, _LOCAL])
+                t.token[token, FREQUENCY] += 1
+                t.token[token, _LOCAL] = 0
+        return
+    for j in range(n):
+        token = entry[j]
+        mask = _u32(0)
+        repeated = False
+        for i in range(n):
+            if entry[i] == token:
+                if i < j:
+                    repeated = True
+                    break
+                mask |= _u32(1) << _u32(i)
+        if repeated:
+            continue
+        _post(t, token * BUCKETS + bucket, slot, mask)
+        t.token[token, FREQUENCY] += 1
+        if t.token[token, ROW] > 0:
+            t.dense[t.token[token, ROW] - 1, slot] = mask
+        bit = _hash(token)
+        t.entry[slot, _LOW + (bit >> 6)] |= _u64(1) << _u64(bit & 63)
 
 
 @_compiled
 def _room(t: Tables, n: int) -> bool:
     """Tell whether an entry of n tokens certainly fits."""
-    return (
-        t.used[ENTRIES] < len(t.length)
+    return bool(
+        t.used[ENTRIES] < len(t.entry)
         and t.used[IDS] + n <= len(t.ids)
-        and t.used[POSTINGS] + n * CHUNK <= len(t.slot)
-        and t.used[CHUNKS] + n <= len(t.first)
+        and t.used[POSTINGS] + n * CHUNK <= len(t.posting)
+        and t.used[CHUNKS] + n <= len(t.chunk)
     )
 
 
@@ -200,54 +188,55 @@ def _prepare(t: Tables, query: _Ints) -> int:
     distinct = 0
     for i in range(m):
         token = query[i]
-        at = t.local[token]
+        at = t.token[token, _LOCAL]
         if at == 0:
             distinct += 1
             at = distinct
-            t.local[token] = at
+            t.token[token, _LOCAL] = at
             for w in range(words):
-                t.pattern[at * words + w] = np.uint64(0)
-        t.pattern[at * words + (i >> 6)] |= np.uint64(1) << np.uint64(i & 63)
+                t.pattern[at * words + w] = _u64(0)
+        t.pattern[at * words + (i >> 6)] |= _u64(1) << _u64(i & 63)
     return words
 
 
 @_compiled
 def _release(t: Tables, query: _Ints) -> None:
     for token in query:
-        t.local[token] = 0
+        t.token[token, _LOCAL] = 0
 
 
 @_compiled
 def _lcs(t: Tables, slot: int, words: int) -> int:
     """Return L of the prepared query and an entry: bit-parallel, with carries between words (Hyyro 2004)."""
-    begin = t.start[slot]
-    full = np.uint64(0xFFFFFFFFFFFFFFFF)
+    begin = _int(t.entry[slot, _START])
+    end = begin + _int(t.entry[slot, LENGTH])
+    full = _u64(0xFFFFFFFFFFFFFFFF)
     total = 0
     if words == 1:
         v = full
-        for k in range(begin, begin + t.length[slot]):
-            at = t.local[t.ids[k]]
+        for k in range(begin, end):
+            at = t.token[t.ids[k], _LOCAL]
             if at:
                 u = v & t.pattern[at]
                 v = (v + u) | (v - u)
-        return np.int64(_popcount(~v))
+        return _int(_popcount(~v))
     for w in range(words):
         t.vector[w] = full
-    for k in range(begin, begin + t.length[slot]):
-        at = t.local[t.ids[k]]
+    for k in range(begin, end):
+        at = t.token[t.ids[k], _LOCAL]
         if at == 0:
             continue
-        carry = np.uint64(0)
+        carry = _u64(0)
         for w in range(words):
             v = t.vector[w]
             u = v & t.pattern[at * words + w]
             s = v + u
-            up = np.uint64(s < u)
+            up = _u64(s < u)
             s += carry
-            carry = up | np.uint64(s < carry)
+            carry = up | _u64(s < carry)
             t.vector[w] = s | (v - u)
     for w in range(words):
-        total += np.int64(_popcount(~t.vector[w]))
+        total += _int(_popcount(~t.vector[w]))
     return total
 
 
@@ -257,13 +246,13 @@ def _sort_by_frequency(t: Tables, query: _Ints) -> None:
     if m > 64:
         keys = np.empty(m, np.int64)
         for i in range(m):
-            keys[i] = t.frequency[query[i]]
+            keys[i] = t.token[query[i], FREQUENCY]
         t.order[:m] = np.argsort(keys)
         return
     for i in range(m):
-        value = t.frequency[query[i]]
+        value = t.token[query[i], FREQUENCY]
         j = i
-        while j > 0 and t.frequency[query[t.order[j - 1]]] > value:
+        while j > 0 and t.token[query[t.order[j - 1]], FREQUENCY] > value:
             t.order[j] = t.order[j - 1]
             j -= 1
         t.order[j] = i
@@ -278,22 +267,19 @@ def above(t: Tables, query: _Ints, num: int, den: int, limit: int, best: _Longs,
     """
     m = len(query)
     words = _prepare(t, query)
-    t.used[STAMP] += 1
-    stamp = t.used[STAMP]
-    count = 0
-
-    low, high = np.uint64(0), np.uint64(0)
+    count = seen = 0
+    low, high = _u64(0), _u64(0)
     known = 0
     for token in query:
-        if t.frequency[token] > 0:
+        if t.token[token, FREQUENCY] > 0:
             known += 1
             bit = _hash(token)
             if bit < 64:
-                low |= np.uint64(1) << np.uint64(bit)
+                low |= _u64(1) << _u64(bit)
             else:
-                high |= np.uint64(1) << np.uint64(bit - 64)
+                high |= _u64(1) << _u64(bit - 64)
     # Every position whose token the entry has lies on a common bit, or is one of those that share a bit.
-    slack = known - np.int64(_popcount(low)) - np.int64(_popcount(high))
+    slack = known - _int(_popcount(low)) - _int(_popcount(high))
     for n in range(SHORT + 1):
         t.need[n] = num * (m + n) // (2 * den) + 1
     _sort_by_frequency(t, query)
@@ -314,7 +300,7 @@ def above(t: Tables, query: _Ints, num: int, den: int, limit: int, best: _Longs,
         # L >= need[n] means sharing a token with any m - need[n] + 1 positions: take the rarest ones.
         for rank in range(m - least + 1):
             i = t.order[rank]
-            chunk = t.head[query[i] * BUCKETS + bucket]
+            chunk = t.chain[query[i] * BUCKETS + bucket, _HEAD]
             if chunk == 0:
                 continue
             # At most m - least positions of the query and n - need[n] of the entry stay unmatched.
@@ -322,36 +308,38 @@ def above(t: Tables, query: _Ints, num: int, den: int, limit: int, best: _Longs,
             right = min(31, i + longest - t.need[longest])
             if left > right:
                 continue
-            window = (np.uint32(0xFFFFFFFF) << np.uint32(left)) & (np.uint32(0xFFFFFFFF) >> np.uint32(31 - right))
+            window = (_u32(0xFFFFFFFF) << _u32(left)) & (_u32(0xFFFFFFFF) >> _u32(31 - right))
             while chunk:
-                begin = t.first[chunk]
-                for p in range(begin, begin + t.fill[chunk]):
-                    if t.mask[p] & window == 0:
+                begin = t.chunk[chunk, _FIRST]
+                for p in range(begin, begin + t.chunk[chunk, _FILL]):
+                    posting = t.posting[p]
+                    if _u32(posting) & window == 0:
                         continue
-                    slot = np.int64(t.slot[p])
+                    slot = _int(posting >> _u64(32))
                     if slot >= limit:
                         break
-                    common = _popcount(t.signature[slot, 0] & low) + _popcount(t.signature[slot, 1] & high)
-                    bound = np.int64(common) + slack
-                    if bound < least or t.stamp[slot] == stamp:
+                    common = _popcount(t.entry[slot, _LOW] & low) + _popcount(t.entry[slot, _HIGH] & high)
+                    bound = _int(common) + slack
+                    if bound < least or bound < t.need[t.entry[slot, LENGTH]] or t.overlap[slot] > 0:
                         continue
-                    need = t.need[t.length[slot]]
-                    if bound < need:
-                        continue
-                    t.stamp[slot] = stamp
+                    t.overlap[slot] = 1
+                    t.touched[seen] = slot
+                    seen += 1
                     lcs = _lcs(t, slot, words)
-                    if lcs >= need:
+                    if lcs >= t.need[t.entry[slot, LENGTH]]:
                         _record(t, m, slot, lcs, count, best, slots, lengths)
                         count += 1
-                chunk = t.after[chunk]
+                chunk = t.chunk[chunk, _AFTER]
+    for k in range(seen):
+        t.overlap[t.touched[k]] = 0
 
     if t.used[LONGS]:
         touched = _overlaps(t, query, num, den, limit)
         for k in range(touched):
-            slot = np.int64(t.touched[k])
+            slot = _int(t.touched[k])
             overlap = t.overlap[slot]
             t.overlap[slot] = 0
-            need = num * (m + t.length[slot]) // (2 * den) + 1
+            need = num * (m + _int(t.entry[slot, LENGTH])) // (2 * den) + 1
             if overlap >= need:
                 lcs = _lcs(t, slot, words)
                 if lcs >= need:
@@ -366,8 +354,8 @@ def _record(t: Tables, m: int, slot: int, lcs: int, count: int, best: _Longs, sl
     if count < len(slots):
         slots[count] = slot
         lengths[count] = lcs
-    new = lcs * (m + t.length[best[0]])
-    old = best[1] * (m + t.length[slot])
+    new = lcs * (m + _int(t.entry[best[0], LENGTH]))
+    old = best[1] * (m + _int(t.entry[slot, LENGTH]))
     if count == 0 or new > old or (new == old and slot < best[0]):
         best[0] = slot
         best[1] = lcs
@@ -384,14 +372,14 @@ def _overlaps(t: Tables, query: _Ints, num: int, den: int, limit: int) -> int:
     touched = 0
     for i in range(m):
         token = query[i]
-        at = t.local[token]
-        count = np.int64(0)
+        at = t.token[token, _LOCAL]
+        count = _int(0)
         first = -1
         for w in range(words):
             bits = t.pattern[at * words + w]
             if bits and first < 0:
-                first = 64 * w + np.int64(_popcount((bits & (~bits + np.uint64(1))) - np.uint64(1)))
-            count += np.int64(_popcount(bits))
+                first = 64 * w + _int(_popcount((bits & (~bits + _u64(1))) - _u64(1)))
+            count += _int(_popcount(bits))
         if first != i:
             continue
         bottom = SHORT + 1
@@ -399,20 +387,21 @@ def _overlaps(t: Tables, query: _Ints, num: int, den: int, limit: int) -> int:
             top = _TOP[bucket]
             feasible = num * (m + bottom) // (2 * den) + 1 <= m and num * (m + top) // (2 * den) + 1 <= top
             bottom = top + 1
-            chunk = t.head[token * BUCKETS + bucket]
+            chunk = t.chain[token * BUCKETS + bucket, _HEAD]
             if not feasible:
                 continue
             while chunk:
-                begin = t.first[chunk]
-                for p in range(begin, begin + t.fill[chunk]):
-                    slot = np.int64(t.slot[p])
+                begin = t.chunk[chunk, _FIRST]
+                for p in range(begin, begin + t.chunk[chunk, _FILL]):
+                    posting = t.posting[p]
+                    slot = _int(posting >> _u64(32))
                     if slot >= limit:
                         break
                     if t.overlap[slot] == 0:
                         t.touched[touched] = slot
                         touched += 1
-                    t.overlap[slot] += min(count, np.int64(t.mask[p]))
-                chunk = t.after[chunk]
+                    t.overlap[slot] += min(count, _int(_u32(posting)))
+                chunk = t.chunk[chunk, _AFTER]
     return touched
 
 
@@ -432,7 +421,7 @@ def measure(t: Tables, query: _Ints, slots: _Ints, result: _Longs) -> None:
     """Write L of the query and each of those entries."""
     words = _prepare(t, query)
     for k in range(len(slots)):
-        result[k] = _lcs(t, np.int64(slots[k]), words)
+        result[k] = _lcs(t, _int(slots[k]), words)
     _release(t, query)
 
 
@@ -457,13 +446,14 @@ def offer_many(t: Tables, flat: _Ints, ends: _Longs, begin: int, num: int, den: 
 @_compiled
 def fill_row(t: Tables, token: int, row: int) -> None:
     """Give a frequent token one mask per entry."""
-    t.row[token] = row
+    t.token[token, ROW] = row + 1
     for bucket in range(_SHORT_BUCKETS):
-        chunk = t.head[token * BUCKETS + bucket]
+        chunk = t.chain[token * BUCKETS + bucket, _HEAD]
         while chunk:
-            for p in range(t.first[chunk], t.first[chunk] + t.fill[chunk]):
-                t.dense[row, t.slot[p]] = t.mask[p]
-            chunk = t.after[chunk]
+            begin = t.chunk[chunk, _FIRST]
+            for p in range(begin, begin + t.chunk[chunk, _FILL]):
+                t.dense[row, t.posting[p] >> _u64(32)] = _u32(t.posting[p])
+            chunk = t.chunk[chunk, _AFTER]
 
 
 @_compiled
@@ -473,22 +463,23 @@ def every_lcs(t: Tables, query: _Ints, limit: int, histogram: _Longs) -> None:
     Entries are the patterns: V = (V + (V & M)) | (V & ~M) for all of them in step with the query.
     """
     v = t.state[:limit]
-    v[:] = np.uint32(0xFFFFFFFF)
+    v[:] = _u32(0xFFFFFFFF)
     for token in query:
-        if t.row[token] >= 0:
-            _step(v, t.dense[t.row[token], :limit])
+        if t.token[token, ROW] > 0:
+            _step(v, t.dense[t.token[token, ROW] - 1, :limit])
             continue
         for bucket in range(_SHORT_BUCKETS):
-            chunk = t.head[token * BUCKETS + bucket]
+            chunk = t.chain[token * BUCKETS + bucket, _HEAD]
             while chunk:
-                for p in range(t.first[chunk], t.first[chunk] + t.fill[chunk]):
-                    slot = t.slot[p]
+                begin = t.chunk[chunk, _FIRST]
+                for p in range(begin, begin + t.chunk[chunk, _FILL]):
+                    slot = _int(t.posting[p] >> _u64(32))
                     if slot >= limit:
                         break
                     before = v[slot]
-                    matched = before & t.mask[p]
-                    v[slot] = np.uint32(np.uint32(before + matched) | np.uint32(before ^ matched))
-                chunk = t.after[chunk]
+                    matched = before & _u32(t.posting[p])
+                    v[slot] = _u32(_u32(before + matched) | _u32(before ^ matched))
+                chunk = t.chunk[chunk, _AFTER]
     _finish(v, t.lcs[:limit])
     # Two histograms: equal neighbours would wait for each other's count.
     cells = len(histogram)
@@ -507,13 +498,13 @@ def every_lcs(t: Tables, query: _Ints, limit: int, histogram: _Longs) -> None:
 def _step(v: npt.NDArray[np.uint32], masks: npt.NDArray[np.uint32]) -> None:
     for i in range(len(v)):
         matched = v[i] & masks[i]
-        v[i] = np.uint32(np.uint32(v[i] + matched) | np.uint32(v[i] ^ matched))
+        v[i] = _u32(_u32(v[i] + matched) | _u32(v[i] ^ matched))
 
 
 @_compiled
 def _finish(v: npt.NDArray[np.uint32], lcs: npt.NDArray[np.uint8]) -> None:
     for i in range(len(v)):
-        lcs[i] = np.uint8(_popcount(np.uint32(~v[i])))
+        lcs[i] = _u8(_popcount(_u32(~v[i])))
 
 
 @_compiled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from selfinstruct.config import RunConfig
@@ -17,7 +17,7 @@ from selfinstruct.values import Capabilities, Sampling, Task
 class Brief:
     """All that a recipe may know when it lays out its stages.
 
-    `style` is settled ("auto" is not left), `sampling_hints` are what the model's profile adds.
+    `style` is settled: "auto" is not left.
     """
 
     config: RunConfig
@@ -29,8 +29,6 @@ class Brief:
 
     def sampling(self, preset: Sampling) -> Sampling:
         """Return a preset with the person's overrides."""
-        from dataclasses import replace
-
         chosen = self.config.sampling
         overrides = {
             name: value

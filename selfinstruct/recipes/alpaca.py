@@ -8,6 +8,8 @@ too small to write a list).
 from __future__ import annotations
 
 import json
+import random
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,7 +23,7 @@ _FRAME = frozenset({"demonstrations", "language", "labels", "no_input", "first",
 VARIABLES = {
     "list": _FRAME,
     "structured": _FRAME,
-    "stepwise": frozenset({"demonstrations", "language", "first", "first_word"}),
+    "stepwise": frozenset({"demonstrations", "language", "first", "first_word", "chat"}),
 }
 
 LIST = Sampling(max_tokens=3072, temperature=1.0, top_p=1.0)
@@ -135,16 +137,15 @@ def _stepwise(brief: Brief) -> Stage:
 
 
 def _shots(brief: Brief) -> tuple[Task, ...]:
-    """Choose the fixed demonstrations: short tasks without input, for an unseen text is a small model's commonest slip."""
-    import random
+    """Choose the fixed demonstrations: short tasks without input.
 
-    fitting = [
-        task
-        for task in brief.seeds
-        if all(not instance.input for instance in task.instances) and brief.pack.length(task.instruction) <= 40
-    ]
-    fitting = fitting or list(brief.seeds)
-    return tuple(random.Random(brief.config.seed).sample(fitting, min(STEP_SHOTS, len(fitting))))
+    What a small model does worst is to refer to a text that is not there, and it learns that from inputs.
+    """
+    alone = [task for task in brief.seeds if not any(instance.input for instance in task.instances)] or list(
+        brief.seeds
+    )
+    short = sorted(alone, key=lambda task: brief.pack.length(task.instruction))[: max(STEP_SHOTS, len(alone) // 2)]
+    return tuple(random.Random(brief.config.seed).sample(short, min(STEP_SHOTS, len(short))))
 
 
 def _prefix(brief: Brief, shots: Sequence[Task], word: str) -> str:
@@ -153,17 +154,29 @@ def _prefix(brief: Brief, shots: Sequence[Task], word: str) -> str:
         language={"tag": brief.pack.tag, "name": brief.pack.name},
         first=len(shots) + 1,
         first_word=word,
-    ).rstrip()
+        chat=not brief.capabilities.completions,
+    ).strip()
 
 
 def _instruction(completion: Completion, word: str, pack: LanguagePack, *, raw: bool) -> Candidate:
     """Read one instruction; a raw completion goes on where the forced first word ended."""
-    line = completion.text.strip("\n").split("\n")[0]
-    text = f"{word}{line}" if raw else line
-    text = " ".join(text.split()).strip()
+    lines = [line for line in completion.text.split("\n") if line.strip()] or [""]
+    text = f"{word}{lines[0]}" if raw else _unlabelled(lines[0], pack)
+    text = " ".join(text.split())
+    # The log-probability of a chat reply is that of its phrases too: it was never calibrated, so it says nothing.
     return Candidate(
         Task(text), text=text, truncated=truncated(completion) is True, logprob=completion.logprob if raw else None
     )
+
+
+def _unlabelled(line: str, pack: LanguagePack) -> str:
+    """Take the number, label and quotes off a line such as `**Task 7:** "Explain ..."`."""
+    labels = "|".join(map(re.escape, (*pack.labels.task, *pack.labels.instruction, "Task")))
+    mark = rf"[\s*#>-]*(?:(?:{labels})\s*)?(?:\d+\s*[.:：)、]|[:：])?[\s*]*(.*?)[\s*]*"
+    found = re.fullmatch(mark, line, re.IGNORECASE)
+    text = found[1] if found else line
+    pairs = {'"': '"', "“": "”", "「": "」", "«": "»", "„": "“"}
+    return text[1:-1].strip() if text[:1] in pairs and text.endswith(pairs[text[0]]) else text
 
 
 def _answered(candidate: Candidate, instruction: str, answer: Completion, pack: LanguagePack) -> Candidate:

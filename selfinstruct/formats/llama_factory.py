@@ -1,0 +1,339 @@
+"""LLaMA-Factory's files and the dataset_info.json that makes it load all of them.
+
+Source: hiyouga/LLaMA-Factory data/README.md, src/llamafactory/data/{parser,converter,formatter}.py. Its
+two traps are why every column and tag is written out: an entry that lists some leaves the others unread,
+and a row that breaks a rule is emptied and dropped with a warning.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from selfinstruct.errors import InputError
+from selfinstruct.formats import alpaca
+from selfinstruct.formats.format import Format, Row, fields, has, items, kind, text
+from selfinstruct.formats.shape import pairs
+from selfinstruct.formats.trainers import argument_text, arguments, as_dialogue, checked, labelled, plain_prompt, tool_schemas
+from selfinstruct.formats.transcript import alternating
+from selfinstruct.values import Comparison, Dialogue, Message, Record, Response, Task, ToolCall
+
+_THOUGHTS = re.compile(r"<think>\n(?P<thoughts>.+?)\n</think>\n\n(?P<rest>.*)", re.DOTALL)
+_TAGS = {
+    "role_tag": "from",
+    "content_tag": "value",
+    "user_tag": "human",
+    "assistant_tag": "gpt",
+    "observation_tag": "observation",
+    "function_tag": "function_call",
+    "system_tag": "system",
+}
+
+
+def _info(entry: Mapping[str, Any]) -> Any:
+    def beside(path: Path) -> Mapping[str, str]:
+        listed = path.parent / "dataset_info.json"
+        known: dict[str, Any] = {}
+        if listed.exists():
+            try:
+                known = json.loads(listed.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise InputError(f"{listed}: can't add the new file to it: {error}") from None
+            if not isinstance(known, dict):
+                raise InputError(f"{listed}: must be a JSON object, found {kind(known)}")
+        # A data set's name is the file's, so that one file is one entry however often it is written.
+        known[path.name.split(".")[0]] = {"file_name": path.name, **entry}
+        return {listed.name: json.dumps(known, ensure_ascii=False, indent=2) + "\n"}
+
+    return beside
+
+
+# --- alpaca columns, with system and history
+
+
+def _decode_alpaca(row: Row) -> list[Record]:
+    row = fields(row)
+    history = items(row, "history") if row.get("history") else []
+    system = text(row, "system", "")
+    if not history and not system:
+        return alpaca.decode(row)
+    messages: list[Message] = []
+    for pair in history:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(turn, str) for turn in pair):
+            raise InputError('"history" must hold pairs of strings: what the user said, what was answered')
+        messages += [Message("user", pair[0]), Message("assistant", pair[1])]
+    asked = alpaca.decode(row)[0]
+    assert isinstance(asked, Task)
+    instance = asked.instances[0]
+    question = f"{asked.instruction}\n{instance.input}" if instance.input else asked.instruction
+    return [Dialogue((*messages, Message("user", question), Message("assistant", instance.output)), system)]
+
+
+def _encode_alpaca(record: Task | Dialogue) -> list[Row]:
+    if isinstance(record, Task):
+        return [row | {"system": "", "history": []} for row in alpaca.encode(record)]
+    messages = alternating(record)
+    said = [message.content for message in messages]
+    history = [[said[index], said[index + 1]] for index in range(0, len(said) - 2, 2)]
+    row = {"instruction": said[-2], "input": "", "output": said[-1], "system": record.system, "history": history}
+    return [row]
+
+
+# --- sharegpt turns, with tools
+
+
+def _turn_rows(messages: Sequence[Message]) -> list[dict[str, str]]:
+    rows = []
+    for number, message in enumerate(messages, 1):
+        if message.role == "user":
+            rows.append({"from": "human", "value": message.content})
+        elif message.role == "tool":
+            rows.append({"from": "observation", "value": message.content})
+        else:
+            thoughts = f"<think>\n{message.thoughts}\n</think>\n\n" if message.thoughts else ""
+            if not message.tool_calls:
+                rows.append({"from": "gpt", "value": thoughts + message.content})
+                continue
+            if message.content.strip():
+                raise InputError(f"message {number}: a function_call turn can't hold text beside the call")
+            calls = [{"name": call.name, "arguments": arguments(call)} for call in message.tool_calls]
+            value = json.dumps(calls[0] if len(calls) == 1 else calls, ensure_ascii=False)
+            rows.append({"from": "function_call", "value": thoughts + value})
+    for number, (before, after) in enumerate(zip(rows, rows[1:], strict=False), 2):
+        if before["from"] == after["from"] == "observation":
+            raise InputError(f"message {number}: the results of parallel calls must be one observation")
+    return rows
+
+
+def _read_turns(rows: Sequence[Any]) -> tuple[str, tuple[Message, ...]]:
+    system, messages = "", []
+    for number, row in enumerate(map(fields, rows), 1):
+        name, value = text(row, "from"), text(row, "value")
+        thoughts = ""
+        if name in ("gpt", "function_call") and (thinking := _THOUGHTS.fullmatch(value)):
+            thoughts, value = thinking["thoughts"], thinking["rest"]
+        if name == "system" and number == 1:
+            system = value
+        elif name == "human":
+            messages.append(Message("user", value))
+        elif name == "observation":
+            messages.append(Message("tool", value))
+        elif name == "gpt":
+            messages.append(Message("assistant", value, thoughts))
+        elif name == "function_call":
+            messages.append(Message("assistant", "", thoughts, _read_calls(value, number)))
+        else:
+            raise InputError(f'turn {number}: "from" must be human, gpt, function_call or observation, found "{name}"')
+    return system, tuple(messages)
+
+
+def _read_calls(value: str, number: int) -> tuple[ToolCall, ...]:
+    try:
+        calls = json.loads(value)
+    except (ValueError, RecursionError):
+        raise InputError(f"turn {number}: the value of a function_call must be JSON") from None
+    found = []
+    for call in calls if isinstance(calls, list) else [calls]:
+        call = fields(call)
+        found.append(ToolCall(text(call, "name"), argument_text(call.get("arguments"))))
+    if not found:
+        raise InputError(f"turn {number}: a function_call without a call")
+    return tuple(found)
+
+
+def _head(row: Mapping[str, Any]) -> tuple[str, tuple[Message, ...], dict[str, Any]]:
+    system, messages = _read_turns(items(row, "conversations"))
+    schemas = tool_schemas(row.get("tools"))
+    return system or text(row, "system", ""), messages, {"tools": schemas} if schemas else {}
+
+
+def _tail(dialogue: Dialogue) -> dict[str, str]:
+    schemas = tool_schemas(dialogue.extra.get("tools"))
+    return {"system": dialogue.system, "tools": json.dumps(schemas, ensure_ascii=False) if schemas else ""}
+
+
+def _decode_sharegpt(row: Row) -> list[Record]:
+    system, messages, extra = _head(fields(row))
+    return [Dialogue(messages, system, extra=extra)]
+
+
+def _encode_sharegpt(dialogue: Dialogue) -> list[Row]:
+    return [{"conversations": _turn_rows(checked(dialogue))} | _tail(dialogue)]
+
+
+def _answer(row: Mapping[str, Any], key: str) -> str:
+    turn = fields(row.get(key))
+    if text(turn, "from") != "gpt":
+        raise InputError(f'"{key}" must be an object from gpt')
+    return text(turn, "value")
+
+
+def _decode_ranking(row: Row) -> list[Record]:
+    row = fields(row)
+    system, messages, extra = _head(row)
+    responses = (Response(_answer(row, "chosen"), rank=0), Response(_answer(row, "rejected"), rank=1))
+    prompt = Dialogue(messages, system, extra=extra)
+    return [Comparison(prompt if extra else plain_prompt(prompt), responses)]
+
+
+def _asked(comparison: Comparison) -> Dialogue:
+    prompt = as_dialogue(comparison.prompt)
+    checked(prompt, "user")
+    if any(not response.content.strip() for response in comparison.responses):
+        raise InputError("a response is empty")
+    return prompt
+
+
+def _encode_ranking(comparison: Comparison) -> list[Row]:
+    prompt = _asked(comparison)
+    turns = _turn_rows(prompt.messages)
+    return [
+        {"conversations": turns}
+        | {"chosen": {"from": "gpt", "value": better.content}, "rejected": {"from": "gpt", "value": worse.content}}
+        | _tail(prompt)
+        for better, worse in pairs(comparison)
+    ]
+
+
+def _decode_kto(row: Row) -> list[Record]:
+    row = fields(row)
+    system, messages, extra = _head(row)
+    good = row.get("kto_tag")
+    if not isinstance(good, bool):
+        raise InputError(f'"kto_tag" must be true or false, found {kind(good)}')
+    if not messages or messages[-1].role != "assistant" or messages[-1].tool_calls:
+        raise InputError("the conversation must end on gpt")
+    prompt = Dialogue(messages[:-1], system, extra=extra)
+    response = Response(messages[-1].content, score=1.0 if good else -1.0)
+    return [Comparison(prompt if extra else plain_prompt(prompt), (response,))]
+
+
+def _encode_kto(comparison: Comparison) -> list[Row]:
+    prompt = _asked(comparison)
+    turns = _turn_rows(prompt.messages)
+    return [
+        {"conversations": [*turns, {"from": "gpt", "value": response.content}], "kto_tag": good} | _tail(prompt)
+        for response, good in labelled(comparison)
+    ]
+
+
+def _turns_of(row: Row) -> set[str] | None:
+    if not has(row, "conversations") or not isinstance(row["conversations"], list):
+        return None
+    turns = row["conversations"]
+    if not all(has(turn, "from", "value") for turn in turns):
+        return None
+    names = {turn["from"] for turn in turns if isinstance(turn["from"], str)}
+    return names if names <= {"human", "gpt", "function_call", "observation", "system"} else None
+
+
+def _matches_sharegpt(row: Row) -> int:
+    names = _turns_of(row)
+    if names is None or any(key in row for key in ("chosen", "rejected", "kto_tag", "id")):
+        return 0
+    return 4 if "tools" in row or names & {"function_call", "observation"} else 1
+
+
+_COLUMNS = {"messages": "conversations", "system": "system", "tools": "tools"}
+_BETTER = Comparison("Name a planet.", (Response("Mars.", rank=0), Response("The Sun.", rank=1)))
+_RULES = (
+    "human and observation on odd places, gpt and function_call on even ones, gpt or function_call last; no empty turn; "
+    "every column there in every row and listed in dataset_info.json"
+)
+
+FORMATS = (
+    Format(
+        name="llama-factory",
+        summary="LLaMA-Factory alpaca formatting: instruction, input, output, system, history, and dataset_info.json",
+        source="hiyouga/LLaMA-Factory data/README.md, converter.py AlpacaDatasetConverter",
+        layout="json",
+        kinds=frozenset({Task, Dialogue}),
+        keys=("instruction", "input", "output", "system", "history"),
+        decode=_decode_alpaca,
+        encode=_encode_alpaca,
+        matches=lambda row: 2 * (alpaca.plain(row) and has(row, "input") and (has(row, "system") or has(row, "history"))),
+        example=Dialogue(
+            (
+                Message("user", "Name a planet."),
+                Message("assistant", "Mars."),
+                Message("user", "Another?"),
+                Message("assistant", "Venus."),
+            ),
+            system="Be brief.",
+        ),
+        works="input always there; " + "user first, assistant last, strictly in turn (answers in history are learned too)",
+        beside=_info(
+            {
+                "columns": {
+                    "prompt": "instruction",
+                    "query": "input",
+                    "response": "output",
+                    "system": "system",
+                    "history": "history",
+                }
+            }
+        ),
+    ),
+    Format(
+        name="llama-factory-sharegpt",
+        summary="LLaMA-Factory sharegpt formatting: conversations with function_call and observation, system, tools",
+        source="hiyouga/LLaMA-Factory data/README.md, converter.py SharegptDatasetConverter",
+        layout="json",
+        kinds=frozenset({Dialogue}),
+        keys=("conversations", "system", "tools"),
+        decode=_decode_sharegpt,
+        encode=_encode_sharegpt,
+        matches=_matches_sharegpt,
+        example=Dialogue(
+            (
+                Message("user", "How warm is it in Oslo?"),
+                Message("assistant", "", "I need the weather.", (ToolCall("weather", '{"city": "Oslo"}'),)),
+                Message("tool", '{"celsius": 4}'),
+                Message("assistant", "It is 4 degrees Celsius."),
+            ),
+            extra={"tools": [{"name": "weather", "description": "Temperature of a city.", "parameters": {"properties": {}}}]},
+        ),
+        works=_RULES,
+        beside=_info({"formatting": "sharegpt", "columns": _COLUMNS, "tags": _TAGS}),
+    ),
+    Format(
+        name="llama-factory-ranking",
+        summary="LLaMA-Factory sharegpt preference: conversations ending on human, chosen and rejected objects",
+        source="hiyouga/LLaMA-Factory data/README.md, converter.py SharegptDatasetConverter (ranking)",
+        layout="json",
+        kinds=frozenset({Comparison}),
+        keys=("conversations", "chosen", "rejected", "system", "tools"),
+        decode=_decode_ranking,
+        encode=_encode_ranking,
+        matches=lambda row: 4 * (_turns_of(row) is not None and has(row, "chosen", "rejected")),
+        example=_BETTER,
+        works="an odd number of turns, chosen strictly better; train with stage rm or dpo, never sft",
+        beside=_info(
+            {
+                "formatting": "sharegpt",
+                "ranking": True,
+                "columns": {**_COLUMNS, "chosen": "chosen", "rejected": "rejected"},
+                "tags": _TAGS,
+            }
+        ),
+    ),
+    Format(
+        name="llama-factory-kto",
+        summary="LLaMA-Factory KTO: conversations ending on gpt, kto_tag",
+        source="hiyouga/LLaMA-Factory data/README.md, converter.py SharegptDatasetConverter (kto)",
+        layout="json",
+        kinds=frozenset({Comparison}),
+        keys=("conversations", "kto_tag", "system", "tools"),
+        decode=_decode_kto,
+        encode=_encode_kto,
+        matches=lambda row: 4 * (_turns_of(row) is not None and isinstance(row.get("kto_tag"), bool)),
+        example=Comparison("Name a planet.", (Response("Mars.", score=1.0),)),
+        works=_RULES + "; kto_tag a boolean",
+        beside=_info(
+            {"formatting": "sharegpt", "columns": {**_COLUMNS, "kto_tag": "kto_tag"}, "tags": _TAGS},
+        ),
+    ),
+)

@@ -1,0 +1,336 @@
+"""OpenAssistant: message trees, as one tree a line or one message a line.
+
+A tree is read into its threads (a dialogue for every answer that no answered message follows) and its
+ranked siblings (a comparison for every message with two or more ranked replies, rank 0 best, null
+ranks skipped). Every record keeps the messages it was read from, so the tree can be written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from selfinstruct.errors import InputError
+from selfinstruct.formats.format import Format, Row, fields, has, integer, items, kind, strings, text
+from selfinstruct.formats.sharegpt import content_id
+from selfinstruct.formats.shape import tiers
+from selfinstruct.formats.transcript import alternating
+from selfinstruct.values import Comparison, Dialogue, Message, Record, Response
+
+_ROLES = {"prompter": "user", "assistant": "assistant"}
+_NAMES = {"user": "prompter", "assistant": "assistant"}
+
+Node = dict[str, Any]
+"""One message as in the file, without its replies."""
+
+
+def _node(row: Any) -> Node:
+    message = fields(row)
+    text(message, "message_id")
+    text(message, "text")
+    role = text(message, "role")
+    if role not in _ROLES:
+        raise InputError(f'message {message["message_id"]}: role must be prompter or assistant, found "{role}"')
+    integer(message, "rank")
+    node = {key: value for key, value in message.items() if key != "replies"}
+    # The Parquet release has labels and emojis as parallel sequences, the JSON one as objects.
+    for key in ("labels", "emojis"):
+        if isinstance(node.get(key), dict) and isinstance(node[key].get("name"), list):
+            node[key] = _object(node[key])
+    return node
+
+
+def _object(parallel: Mapping[str, Any]) -> dict[str, Any]:
+    values, counts = parallel.get("value"), parallel.get("count")
+    found: dict[str, Any] = {}
+    for index, name in enumerate(parallel["name"]):
+        count = counts[index] if isinstance(counts, list) and index < len(counts) else None
+        if isinstance(values, list) and index < len(values):
+            found[str(name)] = {"value": values[index], "count": count}
+        else:
+            found[str(name)] = count
+    return found
+
+
+class _Tree:
+    """Nodes by id, in file order, and who answers whom."""
+
+    def __init__(self, head: Mapping[str, Any]) -> None:
+        self.head = dict(head)
+        self.nodes: dict[str, Node] = {}
+        self.children: dict[str, list[str]] = {}
+        self.root = ""
+
+    def add(self, node: Node, parent: str | None) -> None:
+        identity = node["message_id"]
+        if identity in self.nodes:
+            raise InputError(f"message {identity} is there twice")
+        self.nodes[identity] = node
+        if parent is None:
+            if self.root:
+                raise InputError(f"two root messages: {self.root} and {identity}")
+            self.root = identity
+        else:
+            self.children.setdefault(parent, []).append(identity)
+
+    def replies(self, identity: str) -> list[str]:
+        return self.children.get(identity, [])
+
+    def paths(self) -> Iterator[list[str]]:
+        """Yield the way from the root to each message, depth first."""
+        stack = [[self.root]]
+        while stack:
+            path = stack.pop()
+            yield path
+            stack += [[*path, child] for child in reversed(self.replies(path[-1]))]
+
+
+def _from_nested(row: Row) -> _Tree:
+    row = fields(row)
+    tree = _Tree({key: value for key, value in row.items() if key != "prompt"})
+    stack: list[tuple[Any, str | None]] = [(row.get("prompt"), None)]
+    while stack:
+        message, parent = stack.pop()
+        node = _node(message)
+        tree.add(node, parent)
+        replies = items(message, "replies") if message.get("replies") is not None else []
+        stack += [(reply, node["message_id"]) for reply in reversed(replies)]
+    return tree
+
+
+def _from_flat(rows: Sequence[Row]) -> _Tree:
+    first = fields(rows[0])
+    tree = _Tree({"message_tree_id": text(first, "message_tree_id", "")})
+    for row in rows:
+        node = _node(row)
+        parent = node.get("parent_id")
+        if parent is not None and not isinstance(parent, str):
+            raise InputError(f'"parent_id" must be a string or null, found {kind(parent)}')
+        tree.add(node, parent)
+    if not tree.root:
+        raise InputError("no root message (parent_id null) among the adjacent messages of this tree")
+    strangers = [parent for parent in tree.children if parent not in tree.nodes]
+    if strangers:
+        raise InputError(f"parent {strangers[0]} is not among the adjacent messages of its tree; sort by message_tree_id")
+    if sum(1 for _ in tree.paths()) != len(tree.nodes):
+        raise InputError("the messages of this tree go round in a circle")
+    return tree
+
+
+def _records(tree: _Tree) -> list[Record]:
+    found: list[Record] = []
+    kept: set[str] = set()
+    for path in tree.paths():
+        node = tree.nodes[path[-1]]
+        ranked = [reply for reply in tree.replies(path[-1]) if tree.nodes[reply].get("rank") is not None]
+        if node["role"] == "prompter" and len(ranked) > 1:
+            found.append(_comparison(tree, path, ranked))
+            kept |= {*path, *ranked}
+        followed = any(tree.replies(reply) for reply in tree.replies(path[-1]))
+        if node["role"] == "assistant" and not followed:
+            nodes = [tree.nodes[identity] for identity in path]
+            found.append(Dialogue(_messages(nodes), id=path[-1], extra={"oasst": {"tree": tree.head, "nodes": nodes}}))
+            kept |= set(path)
+    if not found:
+        raise InputError("the tree holds no answer")
+    # Unanswered follow-ups and the like belong to no thread; the first record carries them.
+    left = [node for identity, node in tree.nodes.items() if identity not in kept]
+    if left:
+        parents = {child: parent for parent, children in tree.children.items() for child in children}
+        found[0].extra["oasst"]["left"] = [{"parent": parents[node["message_id"]], "node": node} for node in left]  # type: ignore[index]
+    order = list(tree.nodes)
+    found[0].extra["oasst"]["order"] = order  # type: ignore[index]
+    return found
+
+
+def _messages(nodes: Sequence[Node]) -> tuple[Message, ...]:
+    return tuple(Message("user" if node["role"] == "prompter" else "assistant", node["text"]) for node in nodes)
+
+
+def _comparison(tree: _Tree, path: Sequence[str], ranked: Sequence[str]) -> Comparison:
+    nodes = [tree.nodes[identity] for identity in path]
+    replies = sorted((tree.nodes[identity] for identity in ranked), key=lambda node: int(node["rank"]))
+    responses = tuple(Response(node["text"], rank=int(node["rank"]), id=node["message_id"]) for node in replies)
+    messages = _messages(nodes)
+    prompt: str | Dialogue = messages[0].content if len(messages) == 1 else Dialogue(messages)
+    extra = {"oasst": {"tree": tree.head, "nodes": nodes, "replies": replies}}
+    return Comparison(prompt, responses, id=path[-1], extra=extra)
+
+
+def _decode_tree(row: Row) -> list[Record]:
+    return _records(_from_nested(row))
+
+
+def _decode_messages(rows: Sequence[Row]) -> list[Record]:
+    return _records(_from_flat(rows))
+
+
+def _tree_key(record: Record) -> str:
+    kept = record.extra.get("oasst")
+    head = kept.get("tree") if isinstance(kept, dict) else None
+    tree = head.get("message_tree_id") if isinstance(head, dict) else None
+    # Records of no tree stand alone: each gets a tree of its own.
+    return f"tree {tree}" if tree else f"record {record.id} {id(record)}"
+
+
+def _rebuild(records: Sequence[Dialogue | Comparison]) -> _Tree:
+    kept = records[0].extra.get("oasst")
+    head = dict(kept["tree"]) if isinstance(kept, dict) else {}
+    tree = _Tree(head)
+    loose: list[tuple[Node, str]] = []
+    for record in records:
+        path, replies = _nodes(record)
+        parent = None
+        for node in path:
+            _merge(tree, node, parent)
+            parent = node["message_id"]
+        for node in replies:
+            _merge(tree, node, parent)
+        mine = record.extra.get("oasst")
+        if isinstance(mine, dict):
+            loose += [(fields(entry)["node"], fields(entry)["parent"]) for entry in mine.get("left", [])]
+    for node, parent in loose:
+        _merge(tree, node, parent)
+    order = kept.get("order") if isinstance(kept, dict) else None
+    if isinstance(order, list) and set(order) >= set(tree.nodes):
+        place = {identity: position for position, identity in enumerate(order)}
+        tree.nodes = dict(sorted(tree.nodes.items(), key=lambda entry: place[entry[0]]))
+        tree.children = {key: sorted(ids, key=place.__getitem__) for key, ids in tree.children.items()}
+    tree.head.setdefault("message_tree_id", tree.root)
+    return tree
+
+
+def _merge(tree: _Tree, node: Node, parent: str | None) -> None:
+    known = tree.nodes.get(node["message_id"])
+    if known is None:
+        tree.add(node, parent)
+    elif known["text"] != node["text"]:
+        raise InputError(f"two records give message {node['message_id']} different texts")
+
+
+def _nodes(record: Dialogue | Comparison) -> tuple[list[Node], list[Node]]:
+    """Return the messages on the way and the ranked replies, with the text that the record now has."""
+    kept = record.extra.get("oasst")
+    kept = kept if isinstance(kept, dict) else {}
+    if isinstance(record, Dialogue):
+        messages: tuple[Message, ...] = alternating(record)
+        responses: tuple[Response, ...] = ()
+    else:
+        asked = record.prompt
+        messages = (Message("user", asked),) if isinstance(asked, str) else asked.messages
+        if not messages or messages[-1].role != "user":
+            raise InputError("the prompt of a comparison must end on the person")
+        responses = record.responses
+    path = _refreshed(messages, kept.get("nodes"), record.id if isinstance(record, Dialogue) else "", record.id)
+    if not responses:
+        return path, []
+    levels = tiers(record) if isinstance(record, Comparison) else []
+    if sum(map(len, levels)) != len(responses):
+        raise InputError("a response has neither rank nor score")
+    nodes = kept.get("replies") if isinstance(kept.get("replies"), list) else []
+    by_id = {node.get("message_id"): node for node in nodes}
+    replies = []
+    for depth, level in enumerate(levels):
+        for response in level:
+            identity = response.id or content_id([path[-1]["message_id"], response.content])
+            rank = depth if response.rank is None else response.rank
+            base = by_id.get(identity, {"message_id": identity, "parent_id": path[-1]["message_id"]})
+            replies.append(base | {"text": response.content, "role": "assistant", "rank": rank})
+    return path, replies
+
+
+def _refreshed(messages: Sequence[Message], nodes: Any, last: str, seed: str) -> list[Node]:
+    nodes = nodes if isinstance(nodes, list) and len(nodes) == len(messages) else [None] * len(messages)
+    found: list[Node] = []
+    for position, (message, node) in enumerate(zip(messages, nodes, strict=True)):
+        parent = found[-1]["message_id"] if found else None
+        if not isinstance(node, dict):
+            end = position == len(messages) - 1
+            identity = last if last and end else content_id([seed, parent, message.role, message.content])
+            node = {"message_id": identity, "parent_id": parent}
+        found.append(dict(node) | {"text": message.content, "role": _NAMES[message.role]})
+    return found
+
+
+def _encode_tree(records: Sequence[Dialogue | Comparison]) -> list[Row]:
+    tree = _rebuild(records)
+    nested: dict[str, Node] = {identity: dict(node) for identity, node in tree.nodes.items()}
+    for identity, node in nested.items():
+        node["replies"] = [nested[reply] for reply in tree.replies(identity)]
+    return [tree.head | {"prompt": nested[tree.root]}]
+
+
+def _encode_messages(records: Sequence[Dialogue | Comparison]) -> list[Row]:
+    tree = _rebuild(records)
+    parents = {child: parent for parent, children in tree.children.items() for child in children}
+    head = {"message_tree_id": tree.head["message_tree_id"]}
+    return [dict(node) | {"parent_id": parents.get(identity)} | head for identity, node in tree.nodes.items()]
+
+
+def _group_messages(row: Row) -> Any:
+    return row.get("message_tree_id") if isinstance(row, dict) and isinstance(row.get("message_tree_id"), str) else id(row)
+
+
+_MESSAGE_KEYS = (
+    *("message_id", "parent_id", "user_id", "message_tree_id", "text", "role", "lang", "review_count", "review_result"),
+    *("deleted", "synthetic", "model_name", "created_date", "rank", "emojis", "labels", "events", "detoxify", "tree_state"),
+)
+_EXAMPLE_NODES: list[Node] = [
+    {"message_id": "m1", "parent_id": None, "text": "What is a glacier?", "role": "prompter", "lang": "en"},
+    {"message_id": "m2", "parent_id": "m1", "text": "A slow river of ice.", "role": "assistant", "lang": "en", "rank": 0},
+]
+_EXAMPLE = Dialogue(
+    _messages(_EXAMPLE_NODES),
+    id="m2",
+    extra={
+        "oasst": {
+            "tree": {"message_tree_id": "m1", "tree_state": "ready_for_export"},
+            "nodes": _EXAMPLE_NODES,
+            "order": ["m1", "m2"],
+        }
+    },
+)
+_FLAT = Dialogue(
+    _EXAMPLE.messages,
+    id="m2",
+    extra={
+        "oasst": {
+            "tree": {"message_tree_id": "m1"},
+            "nodes": [{**node, "message_tree_id": "m1"} for node in _EXAMPLE_NODES],
+            "order": ["m1", "m2"],
+        }
+    },
+)
+_KINDS: frozenset[type[Record]] = frozenset({Dialogue, Comparison})
+
+FORMATS = (
+    Format(
+        name="oasst",
+        summary="OpenAssistant trees: one {message_tree_id, tree_state, prompt with nested replies} a line",
+        source="LAION-AI/Open-Assistant data-schemas; card of OpenAssistant/oasst1",
+        layout="jsonl",
+        kinds=_KINDS,
+        keys=("message_tree_id", "tree_state", "prompt", "origin"),
+        decode=_decode_tree,
+        encode=_encode_tree,
+        matches=lambda row: 4 * (has(row, "prompt") and isinstance(row["prompt"], dict) and has(row["prompt"], "message_id")),
+        example=_EXAMPLE,
+        works="threads by parent, rank 0 best, null ranks skipped, both label encodings",
+        group_records=_tree_key,
+    ),
+    Format(
+        name="oasst-messages",
+        summary="OpenAssistant messages: one message a line, linked by parent_id; a tree's messages are adjacent",
+        source="LAION-AI/Open-Assistant; card of OpenAssistant/oasst1 (also its Parquet form)",
+        layout="jsonl",
+        kinds=_KINDS,
+        keys=_MESSAGE_KEYS,
+        decode=_decode_messages,
+        encode=_encode_messages,
+        matches=lambda row: 4 * (strings(row, "message_id", "text", "role") and "prompt" not in row),
+        example=_FLAT,
+        works="one root a tree, every parent there, threads by parent, rank 0 best",
+        group_rows=_group_messages,
+        group_records=_tree_key,
+    ),
+)

@@ -1,0 +1,136 @@
+"""Records out of data files."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from selfinstruct.errors import InputError
+from selfinstruct.formats import registry
+from selfinstruct.formats.files import OpenFile, Source, opened
+from selfinstruct.formats.format import Format
+from selfinstruct.formats.scan import Item
+from selfinstruct.values import Record
+
+SNIFFED_ROWS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that holds no record; `place` is "file:line"."""
+
+    place: str
+    reason: str
+    rows: int = 1
+
+
+@dataclass(slots=True)
+class Reading:
+    """A file being read: iterate it for records. The counts are those so far.
+
+    Every row is counted once: `rows` is the sum of `decoded` and `bad`. `ignored` counts the rows
+    that carried a key meaning nothing to the format. `place` is where the last record came from.
+    """
+
+    name: str
+    container: str
+    format: Format
+    alike: list[str]
+    _items: Iterator[Item]
+    _on_bad: Callable[[BadRow], None] | None
+    rows: int = 0
+    decoded: int = 0
+    bad: int = 0
+    records: int = 0
+    place: str = ""
+    ignored: Counter[str] = field(default_factory=Counter)
+
+    def __iter__(self) -> Iterator[Record]:
+        """Yield the records; a bad row goes to `on_bad`, or raises InputError when there is none."""
+        for group in self._groups():
+            self.rows += len(group)
+            self.place = f"{self.name}:{group[0].place}"
+            try:
+                found = self._records(group)
+            except InputError as error:
+                self.bad += len(group)
+                if self._on_bad is None:
+                    raise InputError(f"{self.place}: {error}") from None
+                self._on_bad(BadRow(self.place, str(error), len(group)))
+                continue
+            self.decoded += len(group)
+            self.records += len(found)
+            yield from found
+
+    def _groups(self) -> Iterator[list[Item]]:
+        group_rows = self.format.group_rows
+        if group_rows is None:
+            for item in self._items:
+                yield [item]
+            return
+        # A row that can't be read is a group of its own, between two others.
+        numbered = ((item, item.place if item.fault else group_rows(item.value)) for item in self._items)
+        for _, pairs in itertools.groupby(numbered, lambda pair: (bool(pair[0].fault), pair[1])):
+            yield [item for item, _ in pairs]
+
+    def _records(self, group: list[Item]) -> list[Record]:
+        for item in group:
+            if item.fault:
+                raise InputError(item.fault)
+        if self.format.group_rows is None:
+            records = self.format.decode(group[0].value)
+        else:
+            records = self.format.decode([item.value for item in group])
+        for item in group:
+            if isinstance(item.value, dict):
+                self.ignored.update(key for key in item.value if key not in self.format.keys)
+        return records
+
+
+@contextlib.contextmanager
+def open_records(
+    source: Source, format: str | Format = "auto", *, on_bad: Callable[[BadRow], None] | None = None
+) -> Iterator[Reading]:
+    """Open a data file for reading; "auto" tells the format from the first rows, never from the name.
+
+    Raises:
+        InputError: the file can't be opened, or its format can't be told.
+        ConfigError: there is no format of that name.
+    """
+    with opened(source) as file:
+        items = file.items()
+        alike: list[str] = []
+        if isinstance(format, Format):
+            chosen = format
+        elif format != "auto":
+            chosen = registry.get(format)
+        else:
+            first = list(itertools.islice(items, SNIFFED_ROWS))
+            chosen, alike = _choose(file, first)
+            items = itertools.chain(first, items)
+        yield Reading(file.name, file.container, chosen, alike, items, on_bad)
+
+
+def _choose(file: OpenFile, first: list[Item]) -> tuple[Format, list[str]]:
+    try:
+        return registry.choose([item.value for item in first if not item.fault])
+    except InputError as error:
+        faults = [f"{file.name}:{item.place}: {item.fault}" for item in first if item.fault]
+        if faults and len(faults) == len(first):
+            raise InputError(f"{faults[0]} (and no row among the first {len(first)} can be read)") from None
+        raise InputError(f"{file.name}: {error}") from None
+
+
+def read(
+    source: Source, format: str | Format = "auto", *, on_bad: Callable[[BadRow], None] | None = None
+) -> Iterator[Record]:
+    """Yield the records of a data file, streaming.
+
+    Raises:
+        InputError: naming file:line, at the first bad row unless `on_bad` takes it.
+    """
+    with open_records(source, format, on_bad=on_bad) as reading:
+        yield from reading

@@ -1,0 +1,235 @@
+"""Records into data files: checked against the target's rules and read back before a byte is written."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, cast
+
+from selfinstruct.errors import InputError
+from selfinstruct.formats import registry, shape
+from selfinstruct.formats.files import RowWriter, created, layout_of, row_writer, save
+from selfinstruct.formats.format import Format, Layout, Row, kind
+from selfinstruct.values import Record
+
+EVAL_EVERY = 20
+"""In a train/eval folder every 20th record, the first included, is for evaluation."""
+
+Target = str | os.PathLike[str] | IO[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A record that the target can't hold: not at all, or (`written`) not whole."""
+
+    index: int
+    record: Record
+    reason: str
+    written: bool = False
+
+    @property
+    def id(self) -> str | int:
+        """The record's id, or its position in the input, from 0."""
+        return self.record.id or self.index
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of the records: each is in `written` or in `refused_count`, never in both.
+
+    `refused` and `reduced` list (id or position, reason), unless a callback took them. `labels`
+    counts the records whose id, name, score, ... the format has no place for.
+    """
+
+    written: int = 0
+    rows: int = 0
+    refused_count: int = 0
+    reduced_count: int = 0
+    refused: list[tuple[str | int, str]] = field(default_factory=list)
+    reduced: list[tuple[str | int, str]] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+
+
+def write(
+    format: str | Format,
+    records: Iterable[Record],
+    target: Target,
+    *,
+    lossy: bool = False,
+    on_refused: Callable[[Refusal], None] | None = None,
+) -> Report:
+    """Write records in a format, to a path (whole or not at all), "-" (standard output) or an open file.
+
+    A record is refused when it breaks the target's rules or would not read back; one that loses a part a
+    model learns from (thoughts, a system prompt) is refused too, unless `lossy`. Equal records make equal
+    bytes. When `on_refused` raises, nothing is written.
+
+    Raises:
+        ConfigError: there is no format of that name.
+        InputError: the target can't be written.
+    """
+    chosen = registry.get(format) if isinstance(format, str) else format
+    report = Report()
+    with contextlib.ExitStack() as stack:
+        outputs, layout = _outputs(stack, chosen, target)
+        writer = _Writer(chosen, layout, outputs, report, lossy, on_refused)
+        numbered = enumerate(records)
+        if chosen.group_records is None:
+            for index, record in numbered:
+                writer.add([(index, record)])
+        else:
+            key = chosen.group_records
+            for _, group in itertools.groupby(numbered, lambda pair: key(pair[1])):
+                writer.add(list(group))
+        if chosen.directory and min(writer.counts) == 0:
+            raise InputError(f"{target}: {chosen.name} needs both train.json and eval.json: at least two records")
+        for output in outputs:
+            output.close()
+    if chosen.beside is not None and isinstance(target, str | os.PathLike) and str(target) != "-":
+        save(Path(target), sorted(chosen.beside(Path(target)).items()))
+    return report
+
+
+def _outputs(stack: contextlib.ExitStack, format: Format, target: Target) -> tuple[list[RowWriter], Layout]:
+    if not isinstance(target, str | os.PathLike):
+        return [row_writer(target, format)], format.layout
+    if format.directory:
+        if str(target) == "-":
+            raise InputError(f"{format.name} is a folder of two files: give one with -o")
+        paths = [Path(target) / "train.json", Path(target) / "eval.json"]
+        return [row_writer(stack.enter_context(created(path)), format) for path in paths], format.layout
+    if str(target) == "-":
+        return [row_writer(cast(IO[bytes], sys.stdout.buffer), format)], format.layout
+    path = Path(target)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a file in it")
+    layout = layout_of(format, path)
+    return [row_writer(stack.enter_context(created(path)), format, layout)], layout
+
+
+class _Writer:
+    def __init__(
+        self,
+        format: Format,
+        layout: Layout,
+        outputs: list[RowWriter],
+        report: Report,
+        lossy: bool,
+        on_refused: Callable[[Refusal], None] | None,
+    ) -> None:
+        self._format = format
+        self._outputs = outputs
+        self._report = report
+        self._lossy = lossy
+        self._on_refused = on_refused
+        self._check_text = layout in {"csv", "parquet"} or format.ascii
+        self._seen: set[int] = set()
+        self._signature: dict[str, str] = {}
+        self.counts = [0] * len(outputs)
+
+    def add(self, group: list[tuple[int, Record]]) -> None:
+        """Write the records of one group, or refuse them."""
+        try:
+            losses = self._try(group)
+        except InputError as error:
+            for index, record in group:
+                self._refuse(Refusal(index, record, str(error)))
+            return
+        self._report.written += len(group)
+        for (index, record), loss in zip(group, losses, strict=True):
+            self._report.labels.update(loss.labels)
+            if loss.content:
+                self._refuse(Refusal(index, record, f"written without {', '.join(loss.content)}", written=True))
+
+    def _try(self, group: list[tuple[int, Record]]) -> list[shape.Loss]:
+        format = self._format
+        shaped = [part for _, record in group for part in shape.split(record, format.kinds)]
+        if format.group_records is None:
+            rows = [row for part in shaped for row in format.encode(part)]
+        else:
+            rows = format.encode(shaped)
+        if not rows:
+            raise InputError("the record makes no row")
+        back = list(_decoded(format, rows))
+        losses = [shape.compare(record, _same_kind(record, back) if len(group) > 1 else back) for _, record in group]
+        for loss in losses:
+            if loss.corrupt:
+                raise InputError(loss.corrupt)
+            if loss.content and not self._lossy:
+                raise InputError(f"{format.name} can't hold {', '.join(loss.content)}")
+        self._check(rows, group[0][0], bool(group[0][1].id))
+        output = self._report.written % EVAL_EVERY == 0 if format.directory else 0
+        try:
+            for row in rows:
+                self._outputs[int(output)].add(row)
+        except UnicodeEncodeError:
+            raise InputError("holds half of a surrogate pair, which is not Unicode text") from None
+        except ValueError as error:
+            raise InputError(f"can't be written as JSON: {error}") from None
+        self.counts[int(output)] += 1
+        self._report.rows += len(rows)
+        return losses
+
+    def _check(self, rows: list[Row], index: int, named: bool) -> None:
+        if self._check_text:
+            try:
+                json.dumps(rows, ensure_ascii=False, allow_nan=False).encode()
+            except UnicodeEncodeError:
+                raise InputError("holds half of a surrogate pair, which is not Unicode text") from None
+            except ValueError as error:
+                raise InputError(f"can't be written: {error}") from None
+        if self._format.uniform:
+            for row in rows:
+                self._same_family(row)
+        if key := self._format.unique:
+            for row in rows:
+                # A hash instead of the id, so that ten million rows fit.
+                digest = hash(row[key])
+                if digest in self._seen and not named:
+                    # An id made of the content, and the same content again: the position tells them apart.
+                    row[key] = f"{row[key]}-{index}"
+                elif digest in self._seen:
+                    raise InputError(f'{key} "{row[key]}" is there twice')
+                self._seen.add(hash(row[key]))
+
+    def _same_family(self, row: Row) -> None:
+        signature = {key: kind(value) for key, value in row.items()}
+        if not self._signature:
+            self._signature = signature
+        if signature != self._signature:
+            file = ", ".join(f"{key} {type}" for key, type in self._signature.items())
+            here = ", ".join(f"{key} {type}" for key, type in signature.items())
+            raise InputError(f"a file has one key family: its first row has ({file}), this one ({here})")
+
+    def _refuse(self, refusal: Refusal) -> None:
+        if refusal.written:
+            self._report.reduced_count += 1
+            kept = self._report.reduced
+        else:
+            self._report.refused_count += 1
+            kept = self._report.refused
+        self._report.reasons[refusal.reason] += 1
+        if self._on_refused is None:
+            kept.append((refusal.id, refusal.reason))
+        else:
+            self._on_refused(refusal)
+
+
+def _decoded(format: Format, rows: list[Row]) -> Iterator[Record]:
+    if format.group_rows is not None:
+        yield from format.decode(rows)
+        return
+    for row in rows:
+        yield from format.decode(row)
+
+
+def _same_kind(record: Record, back: list[Record]) -> list[Record]:
+    return [other for other in back if type(other) is type(record) and (not record.id or other.id == record.id)]

@@ -1,0 +1,302 @@
+"""The command line against a real server over a real socket, in real processes that are really killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from selfinstruct.store import RunView
+from selfinstruct.values import Task
+from tests.backends.endpoint import Endpoint, Reply, Seen, error
+from tests.model import model
+
+CANARY = "sk-canary-5f1c9e77"
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key in {"PATH", "HOME", "LANG", "TMPDIR", "SYSTEMROOT"}}
+    return kept | {"PYTHONUNBUFFERED": "1", "OPENAI_API_KEY": CANARY, "SELFINSTRUCT_OFFLINE": "1"} | more
+
+
+def selfinstruct(*arguments: object, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "selfinstruct", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=env or environment(), timeout=240, check=False)
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "selfinstruct", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+
+
+def run_options(endpoint: Endpoint, folder: Path, target: int = 40, **more: object) -> list[str]:
+    options = {"-m": "openai/test", "--base-url": endpoint.base_url, "-o": folder, "-n": target} | {
+        f"--{key.replace('_', '-')}": value for key, value in more.items()
+    }
+    return [str(part) for pair in options.items() for part in pair]
+
+
+def dataset(folder: Path) -> list[tuple[str, str, str]]:
+    with RunView.open(folder) as view:
+        tasks = [(id, record) for id, record in view.accepted("tasks") if isinstance(record, Task)]
+        return [(id, task.instruction, task.instances[0].output) for id, task in tasks]
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    with Endpoint(model()) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str, str]]:
+    """What 120 records look like when nothing happens."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    with Endpoint(model()) as server:
+        done = selfinstruct("run", "alpaca", *run_options(server, folder, 120))
+    assert done.returncode == 0, done.stderr
+    return dataset(folder)
+
+
+@pytest.mark.slow
+def test_a_run_reaches_its_target_exactly_and_says_where(endpoint: Endpoint, tmp_path: Path) -> None:
+    done = selfinstruct("run", "alpaca", *run_options(endpoint, tmp_path / "r"))
+    assert done.returncode == 0, done.stderr
+    assert len(dataset(tmp_path / "r")) == 40
+    assert "done: 40 of 40 records" in done.stderr
+    assert "selfinstruct export" in done.stderr
+    assert done.stdout == "", "stdout is for data"
+    status = json.loads(selfinstruct("status", tmp_path / "r", "--json").stdout)
+    assert status["state"] == "done"
+    assert (status["target"], status["accepted"]) == (40, 40)
+    assert status["requests"] == len(endpoint.requests)
+    assert set(status) >= {"rejected", "prompt_tokens", "completion_tokens"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("concurrency", [1, 8, 64])
+def test_concurrency_and_order_of_arrival_change_nothing(
+    concurrency: int, undisturbed: list[tuple[str, str, str]], tmp_path: Path
+) -> None:
+    with Endpoint(model(delay=lambda rng: rng.random() * 0.05)) as server:
+        done = selfinstruct("run", "alpaca", *run_options(server, tmp_path / "r", 120, concurrency=concurrency))
+    assert done.returncode == 0, done.stderr
+    assert dataset(tmp_path / "r") == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_fifty_kills_at_random_moments_change_nothing_and_pay_nothing_twice(
+    undisturbed: list[tuple[str, str, str]], tmp_path: Path
+) -> None:
+    rng, kills = random.Random(5), int(os.environ.get("SELFINSTRUCT_KILLS", "50"))
+    arrived: list[str] = []
+    with Endpoint(model(delay=lambda r: 0.1 + r.random() * 0.2)) as server:
+        options = run_options(server, tmp_path / "r", 120, concurrency=4)
+        for _ in range(kills):
+            process = start("run", "alpaca", "-q", *options)
+            seen = len(server.requests)
+            deadline = time.monotonic() + 20
+            while len(server.requests) == seen and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.005)
+            time.sleep(rng.random() * 0.5)
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+        assert selfinstruct("run", "alpaca", *options).returncode == 0
+        arrived = [request.body.decode() for request in server.requests if not request.dropped]
+    assert dataset(tmp_path / "r") == undisturbed
+    database = sqlite3.connect(tmp_path / "r" / "run.sqlite")
+    sends, lost = database.execute("SELECT count(*), sum(state = 'lost') FROM sends").fetchone()
+    completions = database.execute("SELECT count(*) FROM completions").fetchone()[0]
+    database.close()
+    assert sends == completions + lost, "a send is neither answered nor accounted for as lost"
+    assert lost <= 4 * kills, "more was lost than can be in flight"
+    assert len(arrived) <= completions + lost
+
+
+@pytest.mark.slow
+def test_a_second_process_is_refused_and_status_reads_while_the_first_works(tmp_path: Path) -> None:
+    with Endpoint(model(delay=lambda _: 0.2)) as server:
+        options = run_options(server, tmp_path / "r", 400, concurrency=2)
+        first = start("run", "alpaca", *options)
+        wait_for(lambda: (tmp_path / "r" / "run.sqlite").exists() and len(server.requests) > 3)
+        second = selfinstruct("run", "alpaca", *options)
+        status = json.loads(selfinstruct("status", tmp_path / "r", "--json").stdout)
+        first.send_signal(signal.SIGINT)
+        _, talk = first.communicate(timeout=60)
+    assert second.returncode == 3, second.stderr
+    assert "another process" in second.stderr
+    assert str(first.pid) in second.stderr
+    assert status["state"] == "running"
+    assert first.returncode == 130, talk
+    assert "selfinstruct resume" in talk
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_under_way_and_resume_goes_on(
+    undisturbed: list[tuple[str, str, str]], tmp_path: Path
+) -> None:
+    with Endpoint(model(delay=lambda _: 0.3)) as server:
+        process = start("run", "alpaca", *run_options(server, tmp_path / "r", 120, concurrency=4))
+        wait_for(lambda: len(server.requests) >= 6)
+        process.send_signal(signal.SIGINT)
+        _, talk = process.communicate(timeout=60)
+        assert process.returncode == 130, talk
+        sent = len(server.requests)
+        with RunView.open(tmp_path / "r") as view:
+            summary = view.summary("tasks")
+        assert summary.completions == sent, "a request under way was thrown away"
+        assert summary.state == "interrupted"
+        resumed = selfinstruct("resume", tmp_path / "r")
+        assert resumed.returncode == 0, resumed.stderr
+        bodies = [request.body for request in server.requests]
+    assert len(bodies) == len(set(bodies)), "a request was paid twice"
+    assert dataset(tmp_path / "r") == undisturbed
+
+
+@pytest.mark.slow
+def test_ctrl_c_twice_stops_at_once(tmp_path: Path) -> None:
+    with Endpoint(model(delay=lambda _: 60)) as server:
+        process = start("run", "alpaca", *run_options(server, tmp_path / "r"))
+        wait_for(lambda: len(server.requests) >= 2)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert process.poll() is None, "the first Ctrl-C did not wait for what is under way"
+        process.send_signal(signal.SIGINT)
+        _, talk = process.communicate(timeout=20)
+    assert process.returncode == 130, talk
+    assert "Traceback" not in talk
+    assert "selfinstruct resume" in talk
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("reply", "code", "words"),
+    [
+        (error(401, "Incorrect API key provided", code="invalid_api_key"), 4, "OPENAI_API_KEY"),
+        (error(404, "The model does not exist", code="model_not_found"), 4, "test"),
+        (error(429, "You exceeded your current quota", code="insufficient_quota"), 4, "quota"),
+    ],
+)
+def test_what_only_the_person_can_mend_stops_the_run_at_the_first_answer(
+    reply: Reply, code: int, words: str, tmp_path: Path
+) -> None:
+    with Endpoint(reply) as server:
+        done = selfinstruct("run", "alpaca", *run_options(server, tmp_path / "r", concurrency=1))
+        assert len(server.requests) == 1
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_budget_stops_the_run_resumably(undisturbed: list[tuple[str, str, str]], tmp_path: Path) -> None:
+    with Endpoint(model()) as server:
+        done = selfinstruct("run", "alpaca", *run_options(server, tmp_path / "r", 120, max_requests=7))
+        assert done.returncode == 5, done.stderr
+        assert len(server.requests) == 7
+        again = selfinstruct("resume", tmp_path / "r")
+        assert again.returncode == 5, "a resumed run keeps its caps"
+        assert len(server.requests) == 7
+        assert selfinstruct("resume", tmp_path / "r", "--max-requests", 10_000).returncode == 0
+    assert dataset(tmp_path / "r") == undisturbed
+
+
+@pytest.mark.slow
+def test_another_config_in_the_same_folder_is_refused_and_named(endpoint: Endpoint, tmp_path: Path) -> None:
+    options = run_options(endpoint, tmp_path / "r", 10)
+    assert selfinstruct("run", "alpaca", *options).returncode == 0
+    requests = len(endpoint.requests)
+    other = selfinstruct("run", "alpaca", *options, "--set", "novelty.threshold=0.5")
+    assert other.returncode == 3
+    assert "novelty.threshold" in other.stderr
+    knobs = ["--concurrency", "2", "--rpm", "1000", "--set", "backend.timeout=9m"]
+    same = selfinstruct("run", "alpaca", *options, *knobs)
+    assert same.returncode == 0, same.stderr
+    assert len(endpoint.requests) == requests, "a finished run asked again"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("style", ["list", "structured", "stepwise"])
+def test_every_style_of_the_recipe(style: str, endpoint: Endpoint, tmp_path: Path) -> None:
+    done = selfinstruct("run", "alpaca", *run_options(endpoint, tmp_path / "r", 12), "--set", f"style={style}")
+    assert done.returncode == 0, done.stderr
+    assert len(dataset(tmp_path / "r")) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [["alpaca", "-l", "zh"], ["belle"]])
+def test_chinese(recipe: list[str], endpoint: Endpoint, tmp_path: Path) -> None:
+    done = selfinstruct("run", *recipe, *run_options(endpoint, tmp_path / "r", 30))
+    assert done.returncode == 0, done.stderr
+    assert all("\u4e00" <= instruction[0] <= "\u9fff" for _, instruction, _ in dataset(tmp_path / "r"))
+    prompt = endpoint.requests[0].json["messages"][0]["content"]
+    assert "指令:" in prompt
+    assert "<无输入>" in prompt
+
+
+@pytest.mark.slow
+def test_the_key_is_nowhere(tmp_path: Path) -> None:
+    def echo(seen: Seen) -> Reply:
+        # A server that repeats the key in its complaint, as some do.
+        return error(401, f"Incorrect API key provided: {seen.headers.get('authorization', '')}")
+
+    with Endpoint(echo) as server:
+        done = selfinstruct("run", "alpaca", *run_options(server, tmp_path / "r"))
+    with Endpoint(model()) as server:
+        more = selfinstruct("resume", tmp_path / "r", "--base-url", server.base_url)
+        assert server.requests[0].headers["authorization"] == f"Bearer {CANARY}"
+    assert more.returncode == 0, more.stderr
+    assert CANARY not in done.stderr + done.stdout + more.stderr + more.stdout
+    for path in (tmp_path / "r").rglob("*"):
+        if path.is_file():
+            assert CANARY.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.slow
+def test_a_bad_line_says_what_was_expected(tmp_path: Path) -> None:
+    cases = [
+        (["run", "alpacca"], 2, "'alpaca'"),
+        (["run", "alpaca", "--set", "noveltee.threshold=1"], 2, "novelty"),
+        (["run", "alpaca", "-m", "openai"], 2, "PROVIDER/MODEL"),
+        (["run", "alpaca", "-l", "not a tag"], 2, "BCP 47"),
+        (["run", "alpaca", "--seeds", tmp_path / "none.jsonl"], 2, "none.jsonl"),
+        (["run", "alpaca", "-n", "0"], 2, "target"),
+        (["run", "alpaca", "-m", "openai/x", "--set", "filters.refusall=false"], 2, "refusal"),
+        (["rum"], 2, "'run'"),
+        (["resume", tmp_path / "none"], 3, "no run here"),
+        (["status", tmp_path / "none"], 3, "no run here"),
+    ]
+    for arguments, code, words in cases:
+        done = selfinstruct(*arguments)
+        assert done.returncode == code, (arguments, done.stderr)
+        assert words in done.stderr, (arguments, done.stderr)
+        assert "Traceback" not in done.stderr
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom selfinstruct.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as e:\n    assert e.code == 0, e.code\n"
+        "heavy = {'openai', 'numpy', 'rich', 'pydantic', 'httpx2', 'asyncio', 'sqlite3', 'jinja2', 'yaml'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "selfinstruct run alpaca" in done.stdout
+
+
+def wait_for(condition: object, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
