@@ -90,7 +90,7 @@ def plan(
         raise ConfigError(
             f"language: {chosen.model} speaks only {', '.join(profile.languages)}, not {pack.name} ({pack.tag}): its "
             "output would be noise. Choose another model with --model, for example openai/NAME --base-url URL, or "
-            "llama.cpp/qwen2.5-1.5b-instruct"
+            "llama.cpp/qwen2.5-1.5b"
         )
     style = chosen.style if chosen.style != "auto" else profile.style if profile else "list"
     if style not in recipe.styles:

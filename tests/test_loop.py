@@ -125,7 +125,7 @@ def test_order_of_arrival_changes_nothing(tmp_path: Path, draw: object) -> None:
     plain = run(tmp_path / "plain", draw=draw)
     for attempt in range(3):
         rng = random.Random(attempt)
-        shuffled = run(tmp_path / str(attempt), draw=draw, delay=lambda _, rng=rng: rng.random() * 0.01)  # type: ignore[misc]
+        shuffled = run(tmp_path / str(attempt), draw=draw, delay=lambda _, rng=rng: rng.random() * 0.01)
         assert shuffled[:2] == plain[:2]
     assert len(plain[0]) == 30
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfinstruct.errors import ConfigError
-from selfinstruct.languages import LanguagePack, load_pack
+from selfinstruct.languages import load_pack
 from selfinstruct.parsing import parse_task_json, parse_tasks, render_tasks
 from selfinstruct.values import Candidate, Instance, Task
 
@@ -20,7 +20,7 @@ GOLDEN = Path(__file__).parent / "golden" / "parsing"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.txt"))
 EN = load_pack("en")
 ZH = load_pack("zh")
-PACKS = st.sampled_from([EN, ZH, load_pack("qya")])
+TAGS = st.sampled_from(["en", "zh", "qya"])  # the last has no pack
 
 
 def shown(candidate: Candidate) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def test_golden(name: str) -> None:
 
 def test_every_golden_text_has_its_answer() -> None:
     assert NAMES
-    assert NAMES == sorted(path.stem for path in GOLDEN.glob("*.json"))
+    assert sorted(path.stem for path in GOLDEN.glob("*.json")) == NAMES
 
 
 # The law of the renderer. A text is normal when none of its lines could be taken for the format's own; this is
@@ -69,7 +69,7 @@ WORD = st.text(
         st.sampled_from(list("输入出指令InputOutpInstructionTask,.;!?()[]{}+*/'\"“”《》。，：:#-_>|`~ é한ไ👩‍🚀")),
     ),
     min_size=1,
-    max_size=12,
+    max_size=6,
 )
 LABEL_WORD = re.compile(r"instruction|input|output|response|task|指令|输入|输出|响应|任务", re.IGNORECASE)
 
@@ -85,8 +85,8 @@ def normal(text: str) -> bool:
     return text == text.strip() and all(not line or normal_line(line) for line in text.split("\n"))
 
 
-LINE = st.lists(WORD, min_size=1, max_size=8).map(" ".join)
-TEXT = st.lists(st.one_of(LINE, st.just("")), min_size=1, max_size=6).map("\n".join).map(str.strip).filter(normal)
+LINE = st.lists(WORD, min_size=1, max_size=4).map(" ".join)
+TEXT = st.lists(st.one_of(LINE, st.just("")), min_size=1, max_size=4).map("\n".join).map(str.strip).filter(normal)
 BLOCK = st.tuples(TEXT, TEXT, st.sampled_from(["python", "", "json"])).map(
     lambda it: f"{it[0]}\n```{it[2]}\n{it[1]}\n```"
 )
@@ -105,19 +105,20 @@ TASKS = st.lists(
     st.builds(
         lambda instruction, given, output: Task(instruction, (Instance(given, output),)),
         TEXT.map(one_line).filter(lambda text: bool(text) and normal_line(text)),
-        st.one_of(st.just(""), TEXT, BLOCK).filter(
-            lambda text: re.sub(r"[^\w/]|_", "", text).casefold() not in NONE - {""}
-        ),
-        st.one_of(st.just(""), TEXT, BLOCK, HEADED, CASES).filter(lambda text: text == text.strip()),
+        st.one_of(st.just(""), TEXT, BLOCK)
+        .map(str.strip)
+        .filter(lambda text: re.sub(r"[^\w/]|_", "", text).casefold() not in NONE - {""}),
+        st.one_of(st.just(""), TEXT, BLOCK, HEADED, CASES).map(str.strip),
     ),
     min_size=1,
-    max_size=5,
+    max_size=3,
 )
 
 
-@given(TASKS, PACKS, st.integers(0, 500))
-@settings(max_examples=300, deadline=None)
-def test_rendered_tasks_parse_back(tasks: list[Task], pack: LanguagePack, first: int) -> None:
+@given(TASKS, TAGS, st.integers(0, 500))
+@settings(max_examples=150, deadline=None)
+def test_rendered_tasks_parse_back(tasks: list[Task], tag: str, first: int) -> None:
+    pack = load_pack(tag)
     text = render_tasks(tasks, pack, first)
     whole = parse_tasks(text, pack, truncated=False, continues=False)
     assert [candidate.record for candidate in whole] == tasks
@@ -126,9 +127,10 @@ def test_rendered_tasks_parse_back(tasks: list[Task], pack: LanguagePack, first:
     assert [candidate.record for candidate in continued] == tasks
 
 
-@given(TASKS, PACKS, st.data())
-@settings(max_examples=200, deadline=None)
-def test_a_cut_completion_loses_only_its_end(tasks: list[Task], pack: LanguagePack, data: st.DataObject) -> None:
+@given(TASKS, TAGS, st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_cut_completion_loses_only_its_end(tasks: list[Task], tag: str, data: st.DataObject) -> None:
+    pack = load_pack(tag)
     text = render_tasks(tasks, pack)
     cut = data.draw(st.integers(1, len(text)))
     found = parse_tasks(text[:cut], pack, truncated=True, continues=False)
@@ -146,11 +148,10 @@ PIECES = st.sampled_from(
 NOISE = st.one_of(st.text(max_size=200), st.lists(st.one_of(PIECES, st.text(max_size=5)), max_size=60).map("".join))
 
 
-@given(NOISE, PACKS, st.sampled_from([True, False, None]), st.booleans())
-@settings(max_examples=600, deadline=None)
-def test_no_text_makes_the_list_parser_raise(
-    text: str, pack: LanguagePack, truncated: bool | None, continues: bool
-) -> None:
+@given(NOISE, TAGS, st.sampled_from([True, False, None]), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_no_text_makes_the_list_parser_raise(text: str, tag: str, truncated: bool | None, continues: bool) -> None:
+    pack = load_pack(tag)
     for candidate in parse_tasks(text, pack, truncated=truncated, continues=continues):
         shown(candidate)
         if isinstance(candidate.record, Task):
@@ -171,13 +172,13 @@ JSON_PIECES = st.sampled_from(
 
 
 @given(st.one_of(st.text(max_size=200), st.lists(JSON_PIECES, max_size=60).map("".join)), st.booleans())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_no_text_makes_the_json_parser_raise(text: str, truncated: bool) -> None:
     for candidate in parse_task_json(text, EN, truncated=truncated):
         shown(candidate)
 
 
-@given(st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=5), st.data())
+@given(st.lists(st.tuples(TEXT.filter(one_line), TEXT, TEXT), max_size=4), st.data())
 @settings(deadline=None)
 def test_json_keeps_the_complete_items_of_a_cut_list(rows: list[tuple[str, str, str]], data: st.DataObject) -> None:
     items = [json.dumps(dict(zip(("instruction", "input", "output"), row, strict=True))) for row in rows]

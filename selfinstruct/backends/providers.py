@@ -51,7 +51,7 @@ async def llama_cpp(model: str, config: RunConfig) -> Embedded:
     """A model file on this machine, served by llama.cpp in a child process."""
     settings = config.backend
     server = LlamaServer(resolve(model), slots=settings.slots, context=settings.context, threads=settings.threads)
-    await asyncio.to_thread(server.start)
+    await server.__aenter__()
     try:
         return Embedded(server, _client(server.model.alias, config, server.base_url, server.api_key, _LLAMA))
     except BaseException:
@@ -84,7 +84,7 @@ class Embedded:
             try:
                 self.server.check()
             except Unavailable as died:
-                raise ServerDied(f"{died} Nothing that was committed is lost; resume the run to go on.") from died
+                raise ServerDied(str(died)) from died
             raise
 
     async def aclose(self) -> None:
