@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from selfinstruct.errors import ConfigError
-from selfinstruct.labels import Kind, label_kinds, labels_in
+from selfinstruct.labels import NUMBERED_TEXT, Kind, label_kinds, labels_in
 from selfinstruct.languages import LanguagePack, Phrases, closest, is_unspaced, script, tokens
 from selfinstruct.values import Candidate, Rejection, Task
 
@@ -224,9 +224,9 @@ def leading_non_ascii(pack: LanguagePack) -> Filter:
 def needs_context(pack: LanguagePack, *, extra: tuple[str, ...] = ()) -> Filter:
     """Reject an instruction without input that points at a text nobody can see, such as "the given article".
 
-    A task without instances yet counts as one without input. Where a colon, a dash, a quotation mark or another sentence follows the phrase, the instruction brings the text
-    itself and passes.
-    `extra` adds phrases; for very small models words such as "my" and "this" pay.
+    A task without instances yet counts as one without input. Where a colon, a dash, a quotation mark or another
+    sentence follows the phrase, the instruction brings the text itself and passes. `extra` adds phrases; for very small
+    models words such as "my" and "this" pay.
     """
     phrases = Phrases(pack.needs_context.match, (*pack.needs_context.phrases, *extra))
 
@@ -337,11 +337,14 @@ def repetition(
 
 @_filter("Self-Instruct prepare_for_finetuning.py: input equal to output")
 def output_equals_input(pack: LanguagePack) -> Filter:
-    """Reject a task whose output is its input, letter case, spaces and punctuation aside."""
+    """Reject a task whose output is its input, white space aside.
+
+    Letter case and punctuation count: there are tasks that mend just these.
+    """
 
     def judge(task: Task, candidate: Candidate) -> Verdict:
         for case in task.instances:
-            if case.input and _same(case.input, case.output):
+            if case.input and case.input.split() == case.output.split():
                 return "output_equals_input", {}
         return None
 
@@ -393,6 +396,8 @@ def copied_demonstration(pack: LanguagePack, *, minimum_tokens: int = 8) -> Filt
     """
 
     def judge(task: Task, candidate: Candidate) -> Verdict:
+        if not candidate.demonstrations:
+            return None
         own_outputs = [words for case in task.instances if len(words := tokens(case.output)) >= minimum_tokens]
         for shown in candidate.demonstrations:
             if _same(task.instruction, shown.instruction):
@@ -441,12 +446,15 @@ def _leaked(where: str, text: str, pack: LanguagePack) -> str | None:
     lines = text.split("\n")
     labels = labels_in(text, pack)
     first_task = min((label.number or 0 for label in labels if label.task), default=0)
+    items = {int(match[1]) for match in map(NUMBERED_TEXT.fullmatch, lines) if match} if labels else set()
     for label in labels:
         begins = label.line == 0 and (where == "instruction" or where == label.kind == "output")
         # A plan that lists "Task 1:", "Task 2:" is an answer; one that starts with "Task 7:" is our list.
         if begins or (label.kind == "instruction" and (not label.task or first_task != 1)):
             return lines[label.line].strip()
-    # "1. Input: ... 2. Output: ..." explains a machine; only one number on both is our format.
+        # "1. Input: ... 2. Processing: ... 3. Output: ..." explains a machine; "5. Input:" out of nowhere is ours.
+        if label.number is not None and label.number > 1 and label.number - 1 not in items and not label.task:
+            return lines[label.line].strip()
     seen: set[tuple[str, Kind]] = set()
     for match in _numbered_label(pack).finditer(text):
         number, kind = match["number"], label_kinds(pack).get(match["label"].casefold(), "instruction")
@@ -465,15 +473,18 @@ def _numbered_label(pack: LanguagePack) -> re.Pattern[str]:
 # Characters and scripts
 
 
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffd\ud800-\udfff]")
+
+
 @_filter("AlpacaDataCleaned: stray control characters in Alpaca's release")
 def control_characters(pack: LanguagePack) -> Filter:
     """Reject a text with a control character, a replacement character or half a surrogate pair."""
 
     def judge(task: Task, candidate: Candidate) -> Verdict:
         for where, text in _texts(task):
-            for char in text:
-                if char == "\ufffd" or (char not in "\n\t" and unicodedata.category(char) in ("Cc", "Cs")):
-                    return "control_character", {"field": where, "character": f"U+{ord(char):04X}"}
+            found = _CONTROL.search(text)
+            if found:
+                return "control_character", {"field": where, "character": f"U+{ord(found[0]):04X}"}
         return None
 
     return _of_task("control_characters", judge)

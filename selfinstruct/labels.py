@@ -28,6 +28,7 @@ LONE_NUMBER = re.compile(
     r"[ \t\u3000]*(?P<mark>#{1,6}[ \t]*)?[*_]{0,3}[(（【\[]?"
     r"(?P<number>\d{1,4})(?P<point>[)）】\].．。、:：]*)[*_]{0,3}[ \t\u3000]*"
 )
+NUMBERED_TEXT = re.compile(r"[ \t\u3000]*#{0,6}[ \t]*[*_]{0,3}(\d{1,4})[ \t]*[.．。、:：)）](?!\d)[ \t\u3000]*(\S.*)")
 # Joiners and marks of direction belong to the text of some scripts, but not to a label.
 _INVISIBLE = frozenset(map(chr, (*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 
@@ -91,7 +92,7 @@ def _label(line: str, at: int, labels: Labels) -> Label | None:
         return None
     shown = len(head) - len(stripped) + match.end()
     rest = line[visible[shown - 1] + 1 :]
-    opened = match["open"] or match["open2"] or ""
+    opened = match["open2"] or ("" if match["number_close"] else match["open"]) or ""
     if opened and not (match["close"] or match["task_close"]):
         rest = rest.lstrip(BLANK)
         rest = rest[len(opened) :] if rest.startswith(opened) else rest.rstrip().removesuffix(opened)
@@ -131,8 +132,8 @@ def _pattern(labels: Labels) -> tuple[re.Pattern[str], dict[str, Kind]]:
         (?P<heading>\#{{1,6}}{blank})? (?:[-+•●▪◦*][ \t]+)? (?P<open>{marks})?
         (?:
             (?:
-                (?:{tasks})? {blank} [\#(（【\[]? (?P<number>\d{{1,4}}) {blank} [)）】\]]? [.．。、:：–—-]? {blank}
-                (?:{marks}{blank})? (?P<open2>{marks})?
+                (?:{tasks})? {blank} [\#(（【\[]? (?P<number>\d{{1,4}}) {blank} [)）】\]]? [.．。、:：–—-]?
+                (?(open)(?P<number_close>{marks})?) {blank} (?P<open2>{marks})?
             )?
             (?P<box>[\[【「])? (?P<label>{names}) {blank} (?:\#?(?P<suffix>\d{{1,4}}))? (?(box)[\]】」])
             {blank} (?P<close>{marks})? {blank} (?P<colon>[:：﹕])?

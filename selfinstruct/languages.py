@@ -69,6 +69,7 @@ _SCRIPT_BY_NAME = {name: code for code, name in _SCRIPTS.items()}
 # Scripts written without spaces between words: each letter counts as a token of its own.
 _UNSPACED = frozenset({"Hani", "Hira", "Kana", "Bopo", "Thai", "Laoo", "Khmr", "Mymr", "Tibt", "Yiii"})
 
+_ASCII_WORD = re.compile("[a-z0-9]+")
 _TAG = re.compile(
     r"(?P<language>[A-Za-z]{2,3}|[A-Za-z]{5,8})"
     r"(?:-(?P<script>[A-Za-z]{4}))?"
@@ -241,6 +242,8 @@ def tokens(text: str) -> list[str]:
 
     Punctuation and symbols are no part of a word, combining marks are.
     """
+    if text.isascii():
+        return _ASCII_WORD.findall(text.lower())
     found: list[str] = []
     word = ""
     previous_unspaced = False

@@ -15,12 +15,13 @@ every later record (stanford_alpaca `utils.py`; BELLE `generate_instruction.py`)
 structure, and each label is a place to start afresh:
 
 - A label counts only at the start of a line (`selfinstruct.labels`).
-- **Numbered labels are strong, bare ones weak.** A numbered instruction opens a record; if its number is not
-  above the current one ("2. Instruction: teach" in a lesson plan within record 7) only where a separator stands
-  before it or an output follows. A bare instruction opens one if the completion numbers no instruction, else on
-  the same two conditions. Once a record has its output, bare `Input:` and `Output:` lines are text, for answers
-  show worked cases; so are numbered ones unless they number a later record. Of several output labels before
-  that, the one with the record's own number wins, else the first.
+- **Numbered labels are strong, bare ones weak.** A numbered instruction opens a record; if its number is not above
+  the current one, or the answer is a list that has just come to it (a lesson plan: "1. Introduction: ...",
+  "2. Instruction: ..."), only where a separator stands before it or an output of its number follows. A bare instruction
+  opens one if the completion numbers no instruction, else only behind a separator or before an output.
+- Once a record has its output, bare `Input:` and `Output:` lines are text, for answers show worked cases; so are
+  numbered ones, unless their number is a later one that no list has come to. Of several output labels before that,
+  the one with the record's own number wins, else the first.
 - A fenced code block hides bare labels. `###` alone on a line separates, `### Title` is a heading and stays.
 - Input or output labels of a record whose instruction is missing open a record of their own, which is rejected.
 
@@ -36,7 +37,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from selfinstruct.errors import ConfigError
-from selfinstruct.labels import BLANK, KINDS, LONE_NUMBER, Kind, Label, label_kinds, labels_in
+from selfinstruct.labels import BLANK, KINDS, LONE_NUMBER, NUMBERED_TEXT, Kind, Label, label_kinds, labels_in
 from selfinstruct.languages import LanguagePack
 from selfinstruct.values import Candidate, Instance, Rejection, Task
 
@@ -44,7 +45,6 @@ _SEPARATOR = re.compile(r"[ \t\u3000]*(?:#{2,}|-{3,}|\*{3,}|_{3,}|={3,})[ \t\u30
 _HASHES = re.compile(r"[ \t\u3000]*#{2,3}[ \t\u3000]*")
 # A model opens a block behind a colon as well: "Output: ```python".
 _FENCE = re.compile(r"(?:[^`~]{0,160}[:：])?[ \t]*(?:`{3,}|~{3,})[ \t]*(?P<info>[\w+#.-]*)[ \t]*")
-_NUMBERED_TEXT = re.compile(r"[ \t\u3000]*#{0,6}[ \t]*[*_]{0,3}(\d{1,4})[ \t]*[.．。、:：)）](?!\d)[ \t\u3000]*(\S.*)")
 _THOUGHTS = re.compile(r"\s*<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
 # Some chat templates print the opening tag themselves: then only the closing one is in the completion.
 _THOUGHTS_END = re.compile(r"</think(?:ing)?>[ \t]*(?=\n|\Z)", re.IGNORECASE)
@@ -95,9 +95,9 @@ def render_tasks(tasks: Sequence[Task], pack: LanguagePack, first: int = 1) -> s
     The inverse of `parse_tasks`: `parse_tasks(render_tasks(tasks, pack), pack, truncated=False, continues=False)`
     gives the same instructions and instances for tasks with one instance whose texts are *normal*: stripped, without
     control or zero-width characters; an instruction on one line with single spaces, not empty, not ending in a colon
-    and not starting with a label; an input that is no spelling of "no input"; no text with a line that is a label or
-    a separator (`##`, `---` ... alone on a line) or a number alone, an unclosed or empty code fence at its end, or a
-    tag of thoughts. Of a task with several instances the first is shown.
+    and not starting with a label or a number and a point; an input that is no spelling of "no input"; no text with a
+    line that is a label or a separator (`##`, `---` ... alone on a line) or a number alone, an unclosed or empty code
+    fence at its end, or a tag of thoughts. Of a task with several instances the first is shown.
 
     Raises:
         ConfigError: a task has no instance to show.
@@ -143,6 +143,9 @@ def parse_tasks(text: str, pack: LanguagePack, *, truncated: bool | None, contin
     found = [candidate for pieces in read for candidate in pieces]
     # A new label or a whole separator line after a record shows that the cut came later.
     whole = not read[-1] or (body.endswith("\n") and bool(_HASHES.fullmatch(lines.above(len(split)))))
+    if found and LONE_NUMBER.fullmatch(found[-1].text):
+        found.pop()
+        whole = True
     if found and not whole and (truncated or (truncated is None and _looks_cut(found, pack))):
         found[-1] = _rejected("truncated", found[-1].text, truncated=True)
     return found
@@ -202,11 +205,11 @@ def _recovered(lines: _Lines, labels: list[Label]) -> list[Label]:
             bars = [at for at in written if _HASHES.fullmatch(lines.text[at]) and not lines.in_code(after, at)]
             behind = [at for at in written if bars and at > bars[-1]]
             if behind and previous is not None:
-                found = _NUMBERED_TEXT.fullmatch(lines.text[behind[0]])
+                found = NUMBERED_TEXT.fullmatch(lines.text[behind[0]])
                 number, rest = (int(found[1]), found[2]) if found else (label.number, lines.text[behind[0]].strip())
                 result.append(Label("instruction", behind[0], behind[0], number, rest))
             elif written and label.number is not None:
-                found = _NUMBERED_TEXT.fullmatch(lines.text[written[-1]])
+                found = NUMBERED_TEXT.fullmatch(lines.text[written[-1]])
                 later = previous is None or previous.number is None or label.number > previous.number
                 if found and later and int(found[1]) == label.number:
                     result.append(Label("instruction", written[-1], written[-1], label.number, found[2]))
@@ -231,6 +234,21 @@ def _regions(lines: _Lines, labels: list[Label], continues: bool) -> list[_Regio
                 return later
         return None
 
+    def paired(label: Label, output: Label | None) -> bool:
+        """Tell whether two numbers fit: equal, or as far apart as in the record before (1 and 3)."""
+        if output is None or output.number is None or label.number is None:
+            return output is not None
+        before = region.answer.number if region.answer else None
+        usual = before - region.number if before is not None and region.number is not None else 0
+        return output.number - label.number in (0, usual)
+
+    def counted(label: Label) -> bool:
+        """Tell whether the answer is a numbered list that has just come to this label's number."""
+        if region.answer is None or label.number is None:
+            return False
+        items = (region.answer.rest, *lines.text[region.answer.line + 1 : label.line])
+        return any(int(found[1]) == label.number - 1 for found in map(NUMBERED_TEXT.fullmatch, items) if found)
+
     def opens(index: int) -> bool:
         label = labels[index]
         if region.opening is None and not region.labels:
@@ -243,8 +261,12 @@ def _regions(lines: _Lines, labels: list[Label], continues: bool) -> list[_Regio
             if label.task:
                 return followed
             if label.number is not None:
-                paired = followed and output is not None and output.number in (None, label.number)
-                return later or not region.labels or separated or paired
+                return (
+                    (later and not counted(label))
+                    or not region.labels
+                    or separated
+                    or (followed and paired(label, output))
+                )
             if lines.in_code(region.start, label.line):
                 return False
             return not numbered or separated or followed
@@ -252,7 +274,7 @@ def _regions(lines: _Lines, labels: list[Label], continues: bool) -> list[_Regio
             has_input = any(earlier.kind == "input" for earlier in region.labels)
             return label.kind == "input" and has_input and label.number is not None and later
         if label.number is not None:
-            return region.answer.number is not None and later
+            return region.answer.number is not None and later and not counted(label)
         return bool(_HASHES.fullmatch(lines.above(label.start)))
 
     def answers(index: int) -> bool:
@@ -327,9 +349,11 @@ def _read(lines: _Lines, region: _Region, pack: LanguagePack, *, wrapped: bool) 
 
 def _instruction(lines: list[str], region: _Region) -> str:
     kept = [line for line in lines if not _SEPARATOR.fullmatch(line) and line.strip(BLANK + "`~")]
+    if region.opening is None and not region.labels:
+        kept = [line for line in kept if not _FENCE.fullmatch(line)]
     if region.opening is None and kept:
         # The prompt ended with "4. Instruction:" and the model repeats the "4." alone.
-        numbered = _NUMBERED_TEXT.fullmatch(kept[0])
+        numbered = NUMBERED_TEXT.fullmatch(kept[0])
         if numbered and int(numbered[1]) == region.number:
             kept[0] = numbered[2]
     return _one_line(" ".join(kept))
@@ -342,8 +366,8 @@ def _split_tail(lines: list[str]) -> tuple[list[str], str]:
         if _HASHES.fullmatch(line) and _open_fence([found for found in fences if found[0] < at]) is None:
             behind = "\n".join(lines[at + 1 :]).strip()
             first = behind.partition("\n")[0]
-            if LONE_NUMBER.fullmatch(first) or _NUMBERED_TEXT.fullmatch(first):
-                return lines[:at], "" if first == behind and LONE_NUMBER.fullmatch(first) else behind
+            if LONE_NUMBER.fullmatch(first) or NUMBERED_TEXT.fullmatch(first):
+                return lines[:at], behind
     return lines, ""
 
 

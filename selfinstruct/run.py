@@ -198,11 +198,12 @@ class Session:
             cost=Decimal(spent.spent_cost),
             seconds=spent.seconds,
         )
+        self.journal = Journal(self.store, self.budget, self.plan.config.model, drain=is_metered(self.plan))
 
-    def stop(self, reason: Stopped) -> None:
-        """Ask for nothing more; what is under way is finished and kept."""
-        if hasattr(self, "journal"):
-            self.journal.close(reason)
+    def stop(self, reason: Stopped) -> int:
+        """Ask for nothing more; what is under way is finished and kept. Returns how many requests that are."""
+        self.journal.close(reason)
+        return self.journal.in_flight if self.journal.drain else 0
 
     async def work(self, on_commit: Callable[[Commit], None]) -> None:
         """Run to the target.
@@ -212,7 +213,6 @@ class Session:
             BackendError: the endpoint is gone or denies access; resumable.
         """
         config, store = self.plan.config, self.store
-        self.journal = Journal(store, self.budget, config.model, drain=is_metered(self.plan))
         store.start()
         reason, state = "", "failed"
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,13 @@ def normal(text: str) -> bool:
 
 
 LINE = st.lists(WORD, min_size=1, max_size=4).map(" ".join)
-TEXT = st.lists(st.one_of(LINE, st.just("")), min_size=1, max_size=4).map("\n".join).map(str.strip).filter(normal)
+TEXT = (
+    st.lists(st.one_of(LINE, st.just("")), min_size=1, max_size=4)
+    .map("\n".join)
+    .map(str.strip)
+    .filter(bool)
+    .filter(normal)
+)
 BLOCK = st.tuples(TEXT, TEXT, st.sampled_from(["python", "", "json"])).map(
     lambda it: f"{it[0]}\n```{it[2]}\n{it[1]}\n```"
 )
@@ -104,7 +111,7 @@ def one_line(text: str) -> str:
 TASKS = st.lists(
     st.builds(
         lambda instruction, given, output: Task(instruction, (Instance(given, output),)),
-        TEXT.map(one_line).filter(lambda text: bool(text) and normal_line(text)),
+        TEXT.map(one_line).filter(lambda text: bool(text) and normal_line(text) and not re.match(r"\W*\d", text)),
         st.one_of(st.just(""), TEXT, BLOCK)
         .map(str.strip)
         .filter(lambda text: re.sub(r"[^\w/]|_", "", text).casefold() not in NONE - {""}),
@@ -141,9 +148,70 @@ def test_a_cut_completion_loses_only_its_end(tasks: list[Task], tag: str, data: 
     assert len(kept) >= sum(start < cut for start in starts) - 1
 
 
+FAULTS: dict[str, Callable[[str], str]] = {
+    "no input": lambda block: re.sub(r"(?s)\n\d+\. (Input|输入):.*?(?=\n\d+\. (?:Output|输出):)", "", block),
+    "no output label": lambda block: re.sub(r"\n\d+\. (Output|输出):", "", block),
+    "no instruction": lambda block: block.partition("\n")[2],
+    "no instruction label": lambda block: re.sub(r"^(\d+\. )(Instruction|指令): ", r"\1", block),
+    "nothing behind output": lambda block: re.sub(r"(?s)((Output|输出):).*", r"\1", block),
+    "number 1": lambda block: re.sub(r"(?m)^\d+\. (?=Ins|Inp|Out|指令|输)", "1. ", block),
+    "number 77": lambda block: re.sub(r"(?m)^\d+\. (?=Ins|Inp|Out|指令|输)", "77. ", block),
+    "output number off by one": lambda block: re.sub(
+        r"(?m)^(\d+)(?=\. (Output|输出))", lambda found: str(int(found[1]) + 1), block
+    ),
+    "bold": lambda block: re.sub(r"(?m)^(\d+\. (Instruction|Input|Output|指令|输入|输出):)", r"**\1**", block),
+    "heading": lambda block: re.sub(r"(?m)^(\d+\. (Instruction|Input|Output|指令|输入|输出):)", r"### \1", block),
+    "full width": lambda block: re.sub(
+        r"(?m)^(\d+)\. (Instruction|Input|Output|指令|输入|输出):",
+        lambda found: "".join(chr(ord(digit) + 0xFEE0) for digit in found[1]) + f"．{found[2]}：",
+        block,
+    ),
+    "Markdown heading in output": lambda block: block + "\n\n### More\n\ntext",
+    "list in output": lambda block: block + "\n1. Input: one\n2. Process: two\n3. Output: three",
+    "open code": lambda block: block + "\n```python\nx = 1",
+    "label again": lambda block: re.sub(r"^((\d+)\. (Instruction|指令):)", r"\1\n\1", block),
+    "line ends": lambda block: block.replace("\n", "\r\n"),
+    "no fault": lambda block: block,
+}
+FOUND_WORDS = ["moon", "bridge", "clock", "garden", "letter", "river"]
+
+
+@given(
+    tag=st.sampled_from(["en", "zh"]),
+    count=st.integers(2, 6),
+    hit=st.integers(0, 5),
+    fault=st.sampled_from(sorted(FAULTS)),
+    separator=st.sampled_from(["\n###\n", "\n##\n", "\n---\n", "\n\n", "\n", "\n\n###\n\n", "\n#### \n"]),
+    first=st.integers(1, 30),
+    with_input=st.booleans(),
+)
+@settings(max_examples=300, deadline=None)
+def test_no_record_is_lost_to_a_fault_in_another(
+    tag: str, count: int, hit: int, fault: str, separator: str, first: int, with_input: bool
+) -> None:
+    pack = load_pack(tag)
+    tasks = [
+        Task(f"Write about a {word}.", (Instance(f"an old {word}" if with_input else "", f"A {word}.\n\nIt was old."),))
+        for word in FOUND_WORDS[:count]
+    ]
+    hit %= count
+    blocks = render_tasks(tasks, pack, first).split("\n###\n")
+    blocks[hit] = FAULTS[fault](blocks[hit])
+    found = parse_tasks(separator.join(blocks), pack, truncated=False, continues=False)
+    records = [candidate.record for candidate in found if candidate.record is not None]
+    others = [task for task in tasks if task is not tasks[hit]]
+    assert [record for record in records if record in others] == others
+    # Whatever became of the damaged one, it made no second record out of itself.
+    assert len(records) <= count
+    assert len(records) == count or any(candidate.rejection for candidate in found)
+
+
 PIECES = st.sampled_from(
-    ["###", "\n", "4.", "５．", "Instruction", "Input:", "Output", "指令：", "输出", ":", "**", "```", "---", "<noinput>", " ",
-     "<think>", "</think>", "Task 7:", "\r\n", "\x00", "\ud800", "\u200d", "[", "】", "a b", "最后。", "\u0131nstruction:", "1" * 30]
+    [
+        "###", "\n", "4.", "５．", "Instruction", "Input:", "Output", "指令：", "输出", ":", "**", "```", "---",
+        "<noinput>", " ", "<think>", "</think>", "Task 7:", "\r\n", "\x00", "\ud800", "\u200d", "[", "】", "最后。",
+        "\u0131nstruction:", "1" * 30,
+    ]
 )  # fmt: skip
 NOISE = st.one_of(st.text(max_size=200), st.lists(st.one_of(PIECES, st.text(max_size=5)), max_size=60).map("".join))
 
@@ -167,7 +235,10 @@ def vars_of(task: Task) -> list[str]:
 
 
 JSON_PIECES = st.sampled_from(
-    ['{"tasks": [', '{"instruction": "a"', ', "output": "b"}', "]}", "{", "[", '"', "\\", ",", "null", "1e999", "-", "\ud800", "```json\n"]
+    [
+        '{"tasks": [', '{"instruction": "a"', ', "output": "b"}', "]}", "{", "[", '"', "\\", ",", "null", "1e999", "-",
+        "\ud800", "```json\n",
+    ]
 )  # fmt: skip
 
 

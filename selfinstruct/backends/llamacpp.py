@@ -10,6 +10,7 @@ this process (its stdin ends) and never sees Ctrl-C (its own session).
 from __future__ import annotations
 
 import asyncio
+import http.client
 import importlib.util
 import json
 import os
@@ -19,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import urllib.request
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +37,7 @@ MAX_SLOTS = 256
 _CHILD = Path(__file__).with_name("llamacpp_server.py")
 _LOAD_SECONDS = 600.0
 _CLOSE_SECONDS = 5.0
+_ANSWER_SECONDS = 60.0
 _TAIL_BYTES = 3000
 _TAIL_LINES = 12
 _OUT_OF_MEMORY = ("failed to allocate", "unable to allocate", "bad_alloc", "MemoryError")
@@ -246,19 +247,33 @@ class LlamaServer:
         assert isinstance(answer, dict)
         return answer
 
-    def _check_slots(self) -> None:
-        """Ask the server what it really gives: it rounds up, and would rather shrink than fail."""
-        headers = {"Authorization": f"Bearer {self.api_key}"}
-        request = urllib.request.Request(f"{self._url}/slots", headers=headers)  # noqa: S310 - our own child's address
-        # No proxy: loopback is not the proxy's business, whatever HTTP_PROXY says.
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    def decoding(self) -> tuple[int, int]:
+        """Return how many slots have a request, and how many of these are past their prompt.
+
+        Raises:
+            Unavailable: the child does not answer.
+        """
+        slots = [slot for slot in self._slots() if slot["is_processing"]]
+        past = sum(any(token.get("n_decoded", 0) > 0 for token in slot.get("next_token", ())) for slot in slots)
+        return len(slots), past
+
+    def _slots(self) -> list[dict[str, Any]]:
+        # A plain connection: loopback is not the proxy's business, whatever HTTP_PROXY says.
+        connection = http.client.HTTPConnection(self._url.removeprefix("http://"), timeout=_ANSWER_SECONDS)
         try:
-            with direct.open(request, timeout=_CLOSE_SECONDS * 6) as reply:
-                given = [slot["n_ctx"] for slot in json.load(reply)]
-        except OSError as error:
+            connection.request("GET", "/slots", headers={"Authorization": f"Bearer {self.api_key}"})
+            slots: list[dict[str, Any]] = json.load(connection.getresponse())
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise Unavailable(
                 f"llama.cpp loaded {self.model.path} but does not answer: {error}.{self._tail()}"
             ) from error
+        finally:
+            connection.close()
+        return slots
+
+    def _check_slots(self) -> None:
+        """Ask the server what it really gives: it rounds up, and would rather shrink than fail."""
+        given = [slot["n_ctx"] for slot in self._slots()]
         if len(given) != self.slots or min(given) < self.context:
             raise Unavailable(
                 f"llama.cpp gave {len(given)} slots of {min(given, default=0)} tokens for {self.model.path}, "

@@ -50,6 +50,11 @@ def _parameters(xllamacpp: Any, settings: dict[str, Any]) -> Any:
     parameters.n_ctx = settings["slots"] * settings["context"]  # of all slots together
     parameters.cpuparams.n_threads = settings["threads"]
     parameters.cpuparams_batch.n_threads = settings["threads"]
+    # The same seed must give the same text whatever else is in the batch, or a resumed run would differ from an
+    # undisturbed one. Flash attention and a reused prefix change the order of additions with what else is there.
+    # See docs/adr/0004-deterministic-batching.md, also for what the client does about prompts.
+    parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    parameters.cache_prompt = False
     parameters.cache_ram_mib = 0  # the prompt cache in memory would grow to 8 GB
     parameters.api_keys = [settings["key"]]
     parameters.cors_origins = "http://127.0.0.1"

@@ -1,19 +1,21 @@
 """The client of any OpenAI-compatible endpoint: one `complete`, one HTTP request, typed errors.
 
-Retries, rate limits, budget and journal are wrappers around it. The wire format is in `wire`.
+Retries, rate limits, budget and journal are wrappers around it. The wire format is in `wire`, what servers say of
+their troubles in `faults`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from socket import gaierror
 from typing import TYPE_CHECKING, Any
 
-from selfinstruct.backends import wire
+from selfinstruct.backends import faults, wire
 from selfinstruct.errors import BackendError, ConfigError, Unavailable, WrongKey
 from selfinstruct.values import Capabilities, Completion, Request
 
@@ -49,8 +51,8 @@ class OpenAIBackend:
         Args:
             model: the model's name at the endpoint.
             name: the name the person wrote, "openai/gpt-4o-mini".
-            base_url: address with the version ("http://127.0.0.1:8000/v1"); None leaves it to the
-                openai package: $OPENAI_BASE_URL, else https://api.openai.com/v1.
+            base_url: address with the version ("http://127.0.0.1:8000/v1"); None, as for the
+                openai package, is $OPENAI_BASE_URL, else https://api.openai.com/v1.
             api_key: the key itself; any word for a server that needs none.
             capabilities: what the endpoint understands; nothing else is sent.
             connections: most requests in flight.
@@ -79,18 +81,19 @@ class OpenAIBackend:
         self._extra = dict(extra_body or {})
         self._secret = key if len(key) >= _MIN_SECRET else ""
         self._changes: dict[str, str | None] = {}
+        address = base_url or os.environ.get("OPENAI_BASE_URL", "").strip() or "https://api.openai.com/v1"
         try:
-            url = httpx2.URL(base_url) if base_url is not None else None
-        except (httpx2.InvalidURL, TypeError) as error:
-            raise ConfigError(f"base URL {base_url!r} is not an address: {error}") from None
-        if url is not None and (url.scheme not in ("http", "https") or not url.host):
-            raise ConfigError(f"base URL {base_url!r} is not an address; expected one like http://127.0.0.1:8000/v1")
+            url = httpx2.URL(address)
+        except httpx2.InvalidURL as error:
+            raise ConfigError(f"base URL {address!r} is not an address: {error}") from None
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ConfigError(f"base URL {address!r} is not an address; expected one like http://127.0.0.1:8000/v1")
         try:
             # Proxies of the environment are meant for the outside, and hide a server on this machine.
             # A redirect would turn the POST into a GET: it is reported instead of followed.
             http = openai.DefaultAsyncHttpxClient(
                 limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
-                mounts={f"all://{url.host}": None} if url is not None and _is_loopback(url.host) else None,
+                mounts={f"all://{url.host}": None} if _is_loopback(url.host) else None,
                 follow_redirects=False,
             )
         except (ValueError, ImportError, httpx2.InvalidURL) as error:
@@ -129,12 +132,12 @@ class OpenAIBackend:
             if response.status_code in (400, 422):
                 # Each round takes a parameter out of `sent`, and only what is in it can be named.
                 changeable = sent.keys() - self._extra.keys()
-                unknown = wire.unsupported_parameter(response.content, changeable)
+                unknown = faults.unsupported_parameter(response.content, changeable)
                 if unknown is not None:
-                    self._changes[unknown] = wire.RENAMED.get(unknown)
+                    self._changes[unknown] = faults.RENAMED.get(unknown)
                     continue
             if not 200 <= response.status_code < 300:
-                raise wire.fault(
+                raise faults.fault(
                     response.status_code,
                     response.headers,
                     response.content,

@@ -17,6 +17,9 @@ from selfinstruct.errors import ServerDied, Unavailable, WrongKey
 from selfinstruct.models import resolve
 from selfinstruct.values import Capabilities, Completion, Request
 
+_GLANCE = 0.02
+"""Seconds between two looks at whether a prompt has been read."""
+
 _LLAMA = Capabilities(completions=True, json_schema=True, seed=True, logprobs=True, llama_sampling=True)
 
 
@@ -61,12 +64,19 @@ async def llama_cpp(model: str, config: RunConfig) -> Embedded:
 
 @dataclass(slots=True)
 class Embedded:
-    """A backend whose server is our child: when it dies, the reason is in its log."""
+    """A backend whose server is our child: when it dies, the reason is in its log.
+
+    Prompts enter one at a time, answers are decoded together. llama.cpp cuts prompts that arrive
+    together into pieces that depend on one another's lengths, and the piece's size changes the order of
+    additions; alone, the same prompt and seed give the same text at any concurrency.
+    """
 
     server: LlamaServer
     client: OpenAIBackend
     name: str = field(init=False)
     capabilities: Capabilities = field(init=False)
+    _prompts: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _decoding: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         """Take name and capabilities from the client."""
@@ -79,13 +89,32 @@ class Embedded:
             BackendError: as the client; a dead child is named as such, with the end of its log.
         """
         try:
-            return await self.client.complete(request)
+            return await self._complete(request)
         except Unavailable:
             try:
                 self.server.check()
             except Unavailable as died:
                 raise ServerDied(str(died)) from died
             raise
+
+    async def _complete(self, request: Request) -> Completion:
+        async with self._prompts:
+            answer = asyncio.ensure_future(self.client.complete(request))
+            try:
+                while not answer.done():
+                    busy, past_prompt = await asyncio.to_thread(self.server.decoding)
+                    if busy == past_prompt > self._decoding:
+                        break
+                    await asyncio.wait([answer], timeout=_GLANCE)
+            except BaseException:
+                answer.cancel()
+                raise
+            self._decoding += 1
+        try:
+            return await answer
+        finally:
+            answer.cancel()
+            self._decoding -= 1
 
     async def aclose(self) -> None:
         """Close the connections and end the child."""

@@ -137,9 +137,11 @@ async def _until_done(session: runs.Session, progress: Progress) -> None:
         nonlocal asked
         asked += 1
         if asked == 1:
-            session.stop(Interrupted(f"asked to stop; go on with: selfinstruct resume {session.store.folder}"))
-            if session.journal.in_flight:
-                progress.note(f"stopping: {session.journal.in_flight} requests are under way; once more stops at once")
+            under_way = session.stop(
+                Interrupted(f"asked to stop; go on with: selfinstruct resume {session.store.folder}")
+            )
+            if under_way:
+                progress.note(f"stopping: {under_way} requests are under way; once more stops at once")
         elif task is not None:
             task.cancel()
 

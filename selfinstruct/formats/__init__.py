@@ -16,7 +16,7 @@ from selfinstruct.formats.files import container
 from selfinstruct.formats.files import opened as _opened
 from selfinstruct.formats.format import Format, Row
 from selfinstruct.formats.reading import BadRow, Reading, open_records, read
-from selfinstruct.formats.registry import Match, candidates, get, names
+from selfinstruct.formats.registry import Match, builtin, candidates, get, names
 from selfinstruct.formats.shape import Loss
 from selfinstruct.formats.writing import Refusal, Report, write
 
@@ -29,6 +29,7 @@ __all__ = [
     "Refusal",
     "Report",
     "Row",
+    "builtin",
     "candidates",
     "container",
     "get",

@@ -139,7 +139,7 @@ FORMATS = (
         name="cot",
         summary="Alpaca-CoT: Alpaca's array; the rationale stays in output, literal backslash-n is kept (see cleaning)",
         source="PhoebusSi/Alpaca-CoT",
-        example=Task("Is the sky blue at night?", (Instance("", "At night little sunlight scatters. So the answer is no."),)),
+        example=Task("Is the sky blue at night?", (Instance("", "Little light scatters. So the answer is no."),)),
     ),
     _like_alpaca(
         name="chatdoctor",

@@ -87,7 +87,7 @@ def _encode_conversations(dialogue: Dialogue) -> list[Row]:
 def _matches_conversations(row: Row) -> int:
     if not has(row, "conversations") or not isinstance(row["conversations"], list):
         return 0
-    roles = {turn.get("from") for turn in row["conversations"] if isinstance(turn, dict)}
+    roles = {str(turn.get("from")) for turn in row["conversations"] if isinstance(turn, dict)}
     return 4 * ("assistant" in roles and roles <= {"human", "assistant"})
 
 
@@ -109,7 +109,7 @@ _TASK = Task("把下面的句子翻译成英文。\n今天天气很好。", (Ins
 FORMATS = (
     Format(
         name="belle",
-        summary="BELLE 0.5M to 2M, school_math, generated_chat: instruction (with the input appended), input always empty, output",
+        summary="BELLE 0.5M to 2M, school_math, generated_chat: the input appended to instruction, input empty, output",
         source="cards of BelleGroup/train_1M_CN and generated_chat_0.4M; LianjiaTech/BELLE data/1.5M",
         layout="jsonl",
         kinds=frozenset({Task}),

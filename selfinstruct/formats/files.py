@@ -11,8 +11,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol, cast
 
@@ -58,13 +59,14 @@ class OpenFile:
     container: Container
     stream: IO[bytes]
 
-    def items(self) -> Iterator[Item]:
+    def items(self, container: Container | None = None) -> Iterator[Item]:
         """Read the rows; a row that can't be read is an item with a fault."""
-        if self.container == "JSON lines":
+        container = container or self.container
+        if container == "JSON lines":
             return scan.lines(self.stream)
-        if self.container == "CSV":
+        if container == "CSV":
             return _csv_items(self.stream)
-        if self.container == "Parquet":
+        if container == "Parquet":
             return _parquet_items(self.stream)
         return scan.values(self.stream)
 
@@ -128,7 +130,7 @@ def container(name: str, head: bytes) -> Container:
     """
     if head.startswith(b"PAR1"):
         return "Parquet"
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in head[:64]:
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in head[:2]:
         raise InputError(f"{name}: not UTF-8 text (UTF-16?); convert it first: iconv -f UTF-16 -t UTF-8")
     start = head.lstrip()
     if not start:
@@ -188,18 +190,17 @@ def _csv_items(stream: IO[bytes]) -> Iterator[Item]:
         try:
             "".join(row).encode()
         except UnicodeEncodeError:
-            yield Item(place, fault="not UTF-8; convert the file first, for Chinese text often: iconv -f GB18030 -t UTF-8")
+            yield Item(place, fault="not UTF-8; convert the file first (Chinese: iconv -f GB18030 -t UTF-8)")
             continue
         yield Item(place, dict(zip(header, row, strict=True)))
 
 
 def _pyarrow() -> Any:
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import_module("pyarrow.parquet")
     except ImportError:
         raise InputError("Parquet needs: pip install 'selfinstruct[parquet]'") from None
-    return pyarrow
+    return import_module("pyarrow")
 
 
 def _parquet_items(stream: IO[bytes]) -> Iterator[Item]:
@@ -347,13 +348,18 @@ class _Parquet:
         self._table.close()
 
 
-_WRITERS = {"json": _Array, "jsonl": _Lines, "object": _Object, "csv": _Csv, "parquet": _Parquet}
+_WRITERS: dict[Layout, Callable[[IO[bytes], Format], RowWriter]] = {
+    "json": _Array,
+    "jsonl": _Lines,
+    "object": _Object,
+    "csv": _Csv,
+    "parquet": _Parquet,
+}
 
 
 def row_writer(stream: IO[bytes], format: Format, layout: Layout | None = None) -> RowWriter:
     """Return the writer of a format's layout on a stream."""
-    writer: RowWriter = _WRITERS[layout or format.layout](stream, format)
-    return writer
+    return _WRITERS[layout or format.layout](stream, format)
 
 
 @contextlib.contextmanager

@@ -53,6 +53,8 @@ class Format:
     """The row key that must not repeat in a file."""
     uniform: bool = False
     """All rows of a file have the same keys with the same types (one key family per file)."""
+    list_rows: bool = False
+    """Each row is itself an array, so a file of one line is one row."""
     directory: Literal["", "train/eval"] = ""
     """Not "": the target is a folder with train.json and eval.json."""
     beside: Callable[[Path], Mapping[str, str]] | None = None

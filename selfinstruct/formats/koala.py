@@ -154,7 +154,9 @@ def _decode_summaries(row: Row) -> list[Record]:
     choice = integer(row, "choice")
     if len(summaries) != 2 or choice not in (0, 1):
         raise InputError('expected two "summaries" and "choice" 0 or 1, the index of the better')
-    responses = tuple(Response(text(summary, "text"), rank=int(side != choice)) for side, summary in enumerate(summaries))
+    responses = tuple(
+        Response(text(summary, "text"), rank=int(side != choice)) for side, summary in enumerate(summaries)
+    )
     extra: dict[str, Any] = {"info": {name: value for name, value in info.items() if name not in (key, "id")}}
     extra["info"]["from"] = key
     kept = [{name: value for name, value in summary.items() if name != "text"} for summary in summaries]
@@ -173,7 +175,10 @@ def _encode_summaries(comparison: Comparison) -> list[Row]:
     kept = kept if isinstance(kept, list) and len(kept) == 2 else [{}, {}]
     summaries = [{"text": response.content} | dict(more) for response, more in zip(responses, kept, strict=True)]
     choice = responses.index(levels[0][0])
-    return [{"info": info, "summaries": summaries, "choice": choice} | rest(comparison.extra, "worker", "batch", "split", "extra")]
+    return [
+        {"info": info, "summaries": summaries, "choice": choice}
+        | rest(comparison.extra, "worker", "batch", "split", "extra")
+    ]
 
 
 _ANSWERS = (Response("By rain and melting snow.", score=1.0), Response("Nobody knows.", score=-1.0))
@@ -190,7 +195,7 @@ FORMATS = (
         encode=_encode,
         matches=lambda row: 4 * (strings(row, "fields") and ("human_" in row["fields"] or "gpt_" in row["fields"])),
         example=Dialogue((Message("user", "How is a river fed?"), Message("assistant", "By rain and melting snow."))),
-        works="user first, assistant last, strictly in turn; joining fields rebuilds the text; brackets are masked; no ties",
+        works="user first, assistant last, in turn; joining fields rebuilds the text; brackets are masked; no ties",
     ),
     Format(
         name="webgpt",

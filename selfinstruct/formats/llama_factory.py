@@ -7,6 +7,7 @@ and a row that breaks a rule is emptied and dropped with a warning.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,15 @@ from selfinstruct.errors import InputError
 from selfinstruct.formats import alpaca
 from selfinstruct.formats.format import Format, Row, fields, has, items, kind, text
 from selfinstruct.formats.shape import pairs
-from selfinstruct.formats.trainers import argument_text, arguments, as_dialogue, checked, labelled, plain_prompt, tool_schemas
+from selfinstruct.formats.trainers import (
+    argument_text,
+    arguments,
+    as_dialogue,
+    checked,
+    labelled,
+    plain_prompt,
+    tool_schemas,
+)
 from selfinstruct.formats.transcript import alternating
 from selfinstruct.values import Comparison, Dialogue, Message, Record, Response, Task, ToolCall
 
@@ -102,7 +111,7 @@ def _turn_rows(messages: Sequence[Message]) -> list[dict[str, str]]:
             calls = [{"name": call.name, "arguments": arguments(call)} for call in message.tool_calls]
             value = json.dumps(calls[0] if len(calls) == 1 else calls, ensure_ascii=False)
             rows.append({"from": "function_call", "value": thoughts + value})
-    for number, (before, after) in enumerate(zip(rows, rows[1:], strict=False), 2):
+    for number, (before, after) in enumerate(itertools.pairwise(rows), 2):
         if before["from"] == after["from"] == "observation":
             raise InputError(f"message {number}: the results of parallel calls must be one observation")
     return rows
@@ -240,7 +249,7 @@ def _matches_sharegpt(row: Row) -> int:
 _COLUMNS = {"messages": "conversations", "system": "system", "tools": "tools"}
 _BETTER = Comparison("Name a planet.", (Response("Mars.", rank=0), Response("The Sun.", rank=1)))
 _RULES = (
-    "human and observation on odd places, gpt and function_call on even ones, gpt or function_call last; no empty turn; "
+    "human and observation on odd places, gpt and function_call on even ones, gpt last; no empty turn; "
     "every column there in every row and listed in dataset_info.json"
 )
 
@@ -254,7 +263,9 @@ FORMATS = (
         keys=("instruction", "input", "output", "system", "history"),
         decode=_decode_alpaca,
         encode=_encode_alpaca,
-        matches=lambda row: 2 * (alpaca.plain(row) and has(row, "input") and (has(row, "system") or has(row, "history"))),
+        matches=lambda row: (
+            2 * (alpaca.plain(row) and has(row, "input") and (has(row, "system") or has(row, "history")))
+        ),
         example=Dialogue(
             (
                 Message("user", "Name a planet."),
@@ -264,7 +275,8 @@ FORMATS = (
             ),
             system="Be brief.",
         ),
-        works="input always there; " + "user first, assistant last, strictly in turn (answers in history are learned too)",
+        works="input always there; "
+        + "user first, assistant last, strictly in turn (answers in history are learned too)",
         beside=_info(
             {
                 "columns": {
@@ -294,7 +306,11 @@ FORMATS = (
                 Message("tool", '{"celsius": 4}'),
                 Message("assistant", "It is 4 degrees Celsius."),
             ),
-            extra={"tools": [{"name": "weather", "description": "Temperature of a city.", "parameters": {"properties": {}}}]},
+            extra={
+                "tools": [
+                    {"name": "weather", "description": "Temperature of a city.", "parameters": {"properties": {}}}
+                ]
+            },
         ),
         works=_RULES,
         beside=_info({"formatting": "sharegpt", "columns": _COLUMNS, "tags": _TAGS}),

@@ -57,7 +57,11 @@ def render_commands(calls: Sequence[ToolCall]) -> str:
             arguments = json.loads(call.arguments)
         except ValueError:
             arguments = None
-        if not isinstance(arguments, dict) or len(arguments) != 1 or list(arguments) != [ARGUMENTS.get(call.name, "input")]:
+        if (
+            not isinstance(arguments, dict)
+            or len(arguments) != 1
+            or list(arguments) != [ARGUMENTS.get(call.name, "input")]
+        ):
             wanted = ARGUMENTS.get(call.name, "input")
             raise InputError(f'MOSS\'s {call.name} takes one string, named "{wanted}", found {call.arguments[:80]}')
         (argument,) = arguments.values()
@@ -91,28 +95,17 @@ def _decode_turn(turn: Turn) -> list[Message]:
 
 
 def _encode_turn(messages: Sequence[Message], plugins: bool) -> dict[str, str]:
-    match messages:
-        case [Message(role="user") as asked, Message(role="assistant", tool_calls=()) as reply]:
-            thoughts, calls, body = reply.thoughts, (), ""
-        case [
-            Message(role="user") as asked,
-            Message(role="assistant", content="", tool_calls=calls) as call,
-            Message(role="tool", content=body),
-            Message(role="assistant", thoughts="", tool_calls=()) as reply,
-        ] if calls:
-            thoughts = call.thoughts
-        case [
-            Message(role="user") as asked,
-            Message(role="assistant", content="", tool_calls=calls) as call,
-            Message(role="assistant", thoughts="", tool_calls=()) as reply,
-        ] if calls:
-            thoughts, body = call.thoughts, ""
-        case _:
-            roles = ", ".join(message.role for message in messages)
-            raise InputError(
-                "a MOSS turn is user, assistant; or user, assistant calling tools, tool, assistant "
-                f"(thoughts before the calls only); found {roles}"
-            )
+    roles = tuple(message.role for message in messages)
+    asked, call, reply = messages[0], messages[1 % len(messages)], messages[-1]
+    calls = call.tool_calls
+    plain = roles == ("user", "assistant") and not calls
+    called = roles in (("user", "assistant", "assistant"), ("user", "assistant", "tool", "assistant"))
+    if not plain and not (called and calls and not call.content and not reply.tool_calls and not reply.thoughts):
+        raise InputError(
+            "a MOSS turn is user, assistant; or user, assistant calling tools, tool, assistant "
+            f"(thoughts before the calls only); found {', '.join(roles)}"
+        )
+    thoughts, body = call.thoughts, messages[2].content if len(messages) == 4 else ""
     if not asked.content.strip() or not reply.content.strip():
         raise InputError("a message of the turn is empty")
     one_line = not plugins or (calls and all(call.name == "Text2Image" for call in calls))
@@ -176,7 +169,8 @@ def _decode(row: Row) -> list[Record]:
 
 
 def _encode(dialogue: Dialogue) -> list[Row]:
-    raw = dialogue.extra.get("moss_turns") or {}
+    raw = dialogue.extra.get("moss_turns")
+    raw = raw if isinstance(raw, dict) else {}
     chat: dict[str, dict[str, str]] = {}
     turns = _split(dialogue.messages)
     if not turns:
@@ -185,11 +179,11 @@ def _encode(dialogue: Dialogue) -> list[Row]:
         name = f"turn_{number}"
         kept = raw.get(name)
         # A kept turn is used only while the messages are still those it was read as.
-        if kept and _decode_turn(kept) == messages:
-            chat[name] = dict(kept)
-            continue
         try:
-            chat[name] = _encode_turn(messages, _plugins(dialogue.system))
+            if kept and _decode_turn(fields(kept)) == messages:
+                chat[name] = dict(kept)
+            else:
+                chat[name] = _encode_turn(messages, _plugins(dialogue.system))
         except InputError as error:
             raise InputError(f"turn {number}: {error}") from None
     identity: int | str = dialogue.id
@@ -217,8 +211,8 @@ _EXAMPLE = Dialogue(
     extra={"category": "tool", "id_is_number": True},
 )
 _RULES = (
-    "num_turns equals the turns; five marked fields a turn; tool answers on lines of their own with plugins, on one line "
-    "without and for pictures; byte-exact for their samples"
+    "num_turns equals the turns; five marked fields a turn; tool answers on lines of their own with plugins, on one "
+    "line without and for pictures; byte-exact for their samples"
 )
 
 FORMATS = (

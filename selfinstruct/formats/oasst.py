@@ -8,12 +8,13 @@ ranks skipped). Every record keeps the messages it was read from, so the tree ca
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats.format import Format, Row, fields, has, integer, items, kind, strings, text
-from selfinstruct.formats.sharegpt import content_id
 from selfinstruct.formats.shape import tiers
+from selfinstruct.formats.sharegpt import content_id
 from selfinstruct.formats.transcript import alternating
 from selfinstruct.values import Comparison, Dialogue, Message, Record, Response
 
@@ -111,7 +112,9 @@ def _from_flat(rows: Sequence[Row]) -> _Tree:
         raise InputError("no root message (parent_id null) among the adjacent messages of this tree")
     strangers = [parent for parent in tree.children if parent not in tree.nodes]
     if strangers:
-        raise InputError(f"parent {strangers[0]} is not among the adjacent messages of its tree; sort by message_tree_id")
+        raise InputError(
+            f"parent {strangers[0]} is not among the adjacent messages of its tree; sort by message_tree_id"
+        )
     if sum(1 for _ in tree.paths()) != len(tree.nodes):
         raise InputError("the messages of this tree go round in a circle")
     return tree
@@ -133,13 +136,11 @@ def _records(tree: _Tree) -> list[Record]:
             kept |= set(path)
     if not found:
         raise InputError("the tree holds no answer")
-    # Unanswered follow-ups and the like belong to no thread; the first record carries them.
-    left = [node for identity, node in tree.nodes.items() if identity not in kept]
-    if left:
-        parents = {child: parent for parent, children in tree.children.items() for child in children}
-        found[0].extra["oasst"]["left"] = [{"parent": parents[node["message_id"]], "node": node} for node in left]  # type: ignore[index]
-    order = list(tree.nodes)
-    found[0].extra["oasst"]["order"] = order  # type: ignore[index]
+    # Unanswered follow-ups and the like belong to no thread; the first record carries them, and the file order.
+    parents = {child: parent for parent, children in tree.children.items() for child in children}
+    left = [{"parent": parents[i], "node": node} for i, node in tree.nodes.items() if i not in kept]
+    more = {"order": list(tree.nodes)} | ({"left": left} if left else {})
+    found[0] = replace(found[0], extra={"oasst": found[0].extra["oasst"] | more})
     return found
 
 
@@ -165,17 +166,30 @@ def _decode_messages(rows: Sequence[Row]) -> list[Record]:
     return _records(_from_flat(rows))
 
 
-def _tree_key(record: Record) -> str:
+def _kept(record: Record) -> dict[str, Any]:
+    """Return what a record keeps of its tree, or nothing when it is not of that shape."""
     kept = record.extra.get("oasst")
-    head = kept.get("tree") if isinstance(kept, dict) else None
-    tree = head.get("message_tree_id") if isinstance(head, dict) else None
+    if not isinstance(kept, dict) or not isinstance(kept.get("tree"), dict):
+        return {}
+    nodes = [*_list(kept, "nodes"), *_list(kept, "replies"), *(entry.get("node") for entry in _list(kept, "left"))]
+    return kept if all(isinstance(node, dict) and strings(node, "message_id", "text") for node in nodes) else {}
+
+
+def _list(kept: Mapping[str, Any], key: str) -> list[Any]:
+    found = kept.get(key)
+    whole = isinstance(found, list) and all(isinstance(entry, dict) for entry in found)
+    return found if isinstance(found, list) and whole else []
+
+
+def _tree_key(record: Record) -> str:
+    tree = _kept(record).get("tree", {}).get("message_tree_id")
     # Records of no tree stand alone: each gets a tree of its own.
     return f"tree {tree}" if tree else f"record {record.id} {id(record)}"
 
 
 def _rebuild(records: Sequence[Dialogue | Comparison]) -> _Tree:
-    kept = records[0].extra.get("oasst")
-    head = dict(kept["tree"]) if isinstance(kept, dict) else {}
+    kept = _kept(records[0])
+    head = dict(kept.get("tree", {}))
     tree = _Tree(head)
     loose: list[tuple[Node, str]] = []
     for record in records:
@@ -186,13 +200,12 @@ def _rebuild(records: Sequence[Dialogue | Comparison]) -> _Tree:
             parent = node["message_id"]
         for node in replies:
             _merge(tree, node, parent)
-        mine = record.extra.get("oasst")
-        if isinstance(mine, dict):
-            loose += [(fields(entry)["node"], fields(entry)["parent"]) for entry in mine.get("left", [])]
+        left = _list(_kept(record), "left")
+        loose += [(entry["node"], entry["parent"]) for entry in left if strings(entry, "parent")]
     for node, parent in loose:
         _merge(tree, node, parent)
-    order = kept.get("order") if isinstance(kept, dict) else None
-    if isinstance(order, list) and set(order) >= set(tree.nodes):
+    order = kept.get("order")
+    if isinstance(order, list) and all(isinstance(i, str) for i in order) and set(order) >= set(tree.nodes):
         place = {identity: position for position, identity in enumerate(order)}
         tree.nodes = dict(sorted(tree.nodes.items(), key=lambda entry: place[entry[0]]))
         tree.children = {key: sorted(ids, key=place.__getitem__) for key, ids in tree.children.items()}
@@ -210,8 +223,7 @@ def _merge(tree: _Tree, node: Node, parent: str | None) -> None:
 
 def _nodes(record: Dialogue | Comparison) -> tuple[list[Node], list[Node]]:
     """Return the messages on the way and the ranked replies, with the text that the record now has."""
-    kept = record.extra.get("oasst")
-    kept = kept if isinstance(kept, dict) else {}
+    kept = _kept(record)
     if isinstance(record, Dialogue):
         messages: tuple[Message, ...] = alternating(record)
         responses: tuple[Response, ...] = ()
@@ -221,14 +233,13 @@ def _nodes(record: Dialogue | Comparison) -> tuple[list[Node], list[Node]]:
         if not messages or messages[-1].role != "user":
             raise InputError("the prompt of a comparison must end on the person")
         responses = record.responses
-    path = _refreshed(messages, kept.get("nodes"), record.id if isinstance(record, Dialogue) else "", record.id)
+    path = _refreshed(messages, _list(kept, "nodes"), record.id if isinstance(record, Dialogue) else "", record.id)
     if not responses:
         return path, []
     levels = tiers(record) if isinstance(record, Comparison) else []
     if sum(map(len, levels)) != len(responses):
         raise InputError("a response has neither rank nor score")
-    nodes = kept.get("replies") if isinstance(kept.get("replies"), list) else []
-    by_id = {node.get("message_id"): node for node in nodes}
+    by_id = {node["message_id"]: node for node in _list(kept, "replies")}
     replies = []
     for depth, level in enumerate(levels):
         for response in level:
@@ -239,12 +250,12 @@ def _nodes(record: Dialogue | Comparison) -> tuple[list[Node], list[Node]]:
     return path, replies
 
 
-def _refreshed(messages: Sequence[Message], nodes: Any, last: str, seed: str) -> list[Node]:
-    nodes = nodes if isinstance(nodes, list) and len(nodes) == len(messages) else [None] * len(messages)
+def _refreshed(messages: Sequence[Message], kept: Sequence[Node], last: str, seed: str) -> list[Node]:
+    nodes: Sequence[Node | None] = kept if len(kept) == len(messages) else [None] * len(messages)
     found: list[Node] = []
     for position, (message, node) in enumerate(zip(messages, nodes, strict=True)):
         parent = found[-1]["message_id"] if found else None
-        if not isinstance(node, dict):
+        if node is None:
             end = position == len(messages) - 1
             identity = last if last and end else content_id([seed, parent, message.role, message.content])
             node = {"message_id": identity, "parent_id": parent}
@@ -268,16 +279,36 @@ def _encode_messages(records: Sequence[Dialogue | Comparison]) -> list[Row]:
 
 
 def _group_messages(row: Row) -> Any:
-    return row.get("message_tree_id") if isinstance(row, dict) and isinstance(row.get("message_tree_id"), str) else id(row)
+    return (
+        row.get("message_tree_id") if isinstance(row, dict) and isinstance(row.get("message_tree_id"), str) else id(row)
+    )
 
 
 _MESSAGE_KEYS = (
     *("message_id", "parent_id", "user_id", "message_tree_id", "text", "role", "lang", "review_count", "review_result"),
-    *("deleted", "synthetic", "model_name", "created_date", "rank", "emojis", "labels", "events", "detoxify", "tree_state"),
+    *(
+        "deleted",
+        "synthetic",
+        "model_name",
+        "created_date",
+        "rank",
+        "emojis",
+        "labels",
+        "events",
+        "detoxify",
+        "tree_state",
+    ),
 )
 _EXAMPLE_NODES: list[Node] = [
     {"message_id": "m1", "parent_id": None, "text": "What is a glacier?", "role": "prompter", "lang": "en"},
-    {"message_id": "m2", "parent_id": "m1", "text": "A slow river of ice.", "role": "assistant", "lang": "en", "rank": 0},
+    {
+        "message_id": "m2",
+        "parent_id": "m1",
+        "text": "A slow river of ice.",
+        "role": "assistant",
+        "lang": "en",
+        "rank": 0,
+    },
 ]
 _EXAMPLE = Dialogue(
     _messages(_EXAMPLE_NODES),
@@ -313,7 +344,9 @@ FORMATS = (
         keys=("message_tree_id", "tree_state", "prompt", "origin"),
         decode=_decode_tree,
         encode=_encode_tree,
-        matches=lambda row: 4 * (has(row, "prompt") and isinstance(row["prompt"], dict) and has(row["prompt"], "message_id")),
+        matches=lambda row: (
+            4 * (has(row, "prompt") and isinstance(row["prompt"], dict) and has(row["prompt"], "message_id"))
+        ),
         example=_EXAMPLE,
         works="threads by parent, rank 0 best, null ranks skipped, both label encodings",
         group_records=_tree_key,

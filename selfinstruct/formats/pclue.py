@@ -61,7 +61,13 @@ FORMATS = (
         decode=_decode,
         encode=_encode,
         matches=lambda row: (
-            3 * (strings(row, "input", "type") and "target" in row and row["type"] in TYPES and "answer_choice" not in row)
+            3
+            * (
+                strings(row, "input", "type")
+                and "target" in row
+                and row["type"] in TYPES
+                and "answer_choice" not in row
+            )
         ),
         example=Task(
             "这条新闻属于哪一类：球队赢得了冠军。选项：体育，财经\n答案：",

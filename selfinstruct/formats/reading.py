@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats import registry
-from selfinstruct.formats.files import OpenFile, Source, opened
+from selfinstruct.formats.files import Container, OpenFile, Source, opened
 from selfinstruct.formats.format import Format
 from selfinstruct.formats.scan import Item
 from selfinstruct.values import Record
@@ -100,18 +100,21 @@ def open_records(
         InputError: the file can't be opened, or its format can't be told.
         ConfigError: there is no format of that name.
     """
+    named = registry.get(format) if isinstance(format, str) and format != "auto" else format
     with opened(source) as file:
-        items = file.items()
         alike: list[str] = []
-        if isinstance(format, Format):
-            chosen = format
-        elif format != "auto":
-            chosen = registry.get(format)
+        if isinstance(named, Format):
+            chosen = named
+            lines = named.list_rows and not file.head.lstrip()[1:].lstrip().startswith(b"[")
+            container: Container = "JSON lines" if lines else file.container
+            items = file.items(container)
         else:
+            container = file.container
+            items = file.items()
             first = list(itertools.islice(items, SNIFFED_ROWS))
             chosen, alike = _choose(file, first)
             items = itertools.chain(first, items)
-        yield Reading(file.name, file.container, chosen, alike, items, on_bad)
+        yield Reading(file.name, container, chosen, alike, items, on_bad)
 
 
 def _choose(file: OpenFile, first: list[Item]) -> tuple[Format, list[str]]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
-from pathlib import Path
 
+from selfinstruct import plugins
 from selfinstruct.errors import ConfigError, InputError, PluginError
 from selfinstruct.formats.format import Format, Row
 from selfinstruct.values import Record
@@ -30,7 +28,6 @@ _FAMILIES = (
     "trainers",
     "llama_factory",
 )
-_GROUP = "selfinstruct.formats"
 
 
 @cache
@@ -43,8 +40,7 @@ def builtin() -> dict[str, Format]:
 
 def names() -> list[str]:
     """Return the names of all formats, plugins last."""
-    plugins = sorted({point.name for point in entry_points(group=_GROUP)} - set(builtin()))
-    return [*builtin(), *plugins]
+    return [*builtin(), *(name for name in plugins.names("formats") if name not in builtin())]
 
 
 def get(name: str) -> Format:
@@ -56,35 +52,13 @@ def get(name: str) -> Format:
     """
     if name in builtin():
         return builtin()[name]
-    path, colon, attribute = name.rpartition(":")
-    if colon and path.endswith(".py"):
-        return _from_file(Path(path), attribute)
-    for point in entry_points(group=_GROUP, name=name):
-        try:
-            loaded = point.load()
-        except Exception as error:
-            raise PluginError(f'format "{name}" ({point.value}) fails to load: {error!r}') from error
-        return _checked(loaded, f'format "{name}" ({point.value})')
+    if name in names() or ".py:" in name:
+        loaded = plugins.load("formats", name)
+        if not isinstance(loaded, Format):
+            raise PluginError(f'format "{name}" must be a selfinstruct.formats.Format, found {type(loaded).__name__}')
+        return loaded
     near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4) or names()[:3]
     raise ConfigError(f'no format "{name}"; closest: {", ".join(near)} (all: selfinstruct list formats)')
-
-
-def _from_file(path: Path, attribute: str) -> Format:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise PluginError(f"{path}: no such plugin file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise PluginError(f"{path} fails to load: {error!r}") from error
-    return _checked(getattr(module, attribute, None), f"{path}:{attribute}")
-
-
-def _checked(loaded: object, label: str) -> Format:
-    if not isinstance(loaded, Format):
-        raise PluginError(f"{label} must be a selfinstruct.formats.Format, found {type(loaded).__name__}")
-    return loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +71,11 @@ class Match:
 
 
 def candidates(rows: Sequence[Row]) -> list[Match]:
-    """Return the formats that at least nine of ten rows fit, best first."""
+    """Return the formats that more than half of the rows fit, best first."""
     found = []
     for format in (get(name) for name in names()):
         scores = [score for row in rows if (score := format.matches(row))]
-        if scores and len(scores) >= 0.9 * len(rows):
+        if len(scores) * 2 > len(rows):
             found.append(Match(format, max(scores), len(scores)))
     return sorted(found, key=lambda match: (-match.score, -match.rows))
 

@@ -33,8 +33,8 @@ class Item:
 def _unique_keys(entries: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(entries)
     if len(found) != len(entries):
-        seen: set[str] = set()
-        double = next(key for key, _ in entries if key in seen or seen.add(key))
+        names = [key for key, _ in entries]
+        double = next(key for key in names if names.count(key) > 1)
         raise ValueError(f'key "{double}" is there twice')
     return found
 
@@ -96,7 +96,9 @@ def lines(stream: IO[bytes], longest: int | None = None) -> Iterator[Item]:
             size = len(line)
             while (more := stream.readline(CHUNK)) and not more.endswith(b"\n"):
                 size += len(more)
-            yield Item(place, fault=f"a line of more than {size >> 20} MiB: a row can't be longer than {longest >> 20} MiB")
+            yield Item(
+                place, fault=f"a line of more than {size >> 20} MiB: a row can't be longer than {longest >> 20} MiB"
+            )
             continue
         if not line.isspace():
             cut = "" if line.endswith(b"\n") else " (the last line has no newline: the file may be cut)"
@@ -121,6 +123,8 @@ class _Text:
         self._counted = 0
         self.window = ""
         self.at = 0
+        self.cut = False
+        """The file ended inside a value."""
 
     def more(self) -> bool:
         """Add a chunk to the window, whose used part is forgotten; False at the end of the file."""
@@ -168,7 +172,7 @@ def values(stream: IO[bytes], longest: int | None = None) -> Iterator[Item]:
             return
         else:
             return
-    if array:
+    if array and not source.cut:
         yield Item(source.line(), fault="the array is not closed: the file may be cut")
 
 
@@ -180,8 +184,8 @@ def _next(source: _Text, longest: int) -> Item:
     except (ValueError, RecursionError):
         # Not whole yet, or bad: only its brackets and strings tell where it ends.
         end = 0
-    # A bare number or word may go on in the next chunk.
-    if end and (end < len(source.window) or source.window[end - 1] in "]}"):
+    # A bare number or word may go on in the next chunk, and after a dot.
+    if end and source.window[end - 1] in "]}":
         found = item(place, source.window[source.at : end])
         source.at = end
         return found
@@ -199,6 +203,7 @@ def _next(source: _Text, longest: int) -> Item:
         before = source.at
         if not source.more():
             source.at = len(source.window)
+            source.cut = True
             return Item(place, fault="the file ends inside a record: it may be cut")
         scan.position -= before
         start = 0

@@ -128,7 +128,8 @@ def _decode_raw_instances(row: Row) -> list[Record]:
 def _raw(instances: tuple[Instance, ...], is_classification: bool) -> str:
     if is_classification:
         return "\n".join(
-            f"Class label: {instance.output}" + (f"\n{instance.input}" if instance.input else "") for instance in instances
+            f"Class label: {instance.output}" + (f"\n{instance.input}" if instance.input else "")
+            for instance in instances
         )
     return "\n".join(
         f"Example {index}\n" + (f"Input: {instance.input}\n" if instance.input else "") + f"Output: {instance.output}"

@@ -113,7 +113,9 @@ def reshape(record: Record, kinds: Iterable[type[Record]]) -> Record:
     if isinstance(record, Task) and Dialogue in wanted:
         if len(record.instances) == 1:
             return dialogues(record)[0]
-        raise InputError(f"a task needs exactly one instance to become a dialogue, this one has {len(record.instances)}")
+        raise InputError(
+            f"a task needs exactly one instance to become a dialogue, this one has {len(record.instances)}"
+        )
     if isinstance(record, Dialogue) and Task in wanted:
         task = single_turn(record)
         if task is None:
@@ -249,12 +251,12 @@ def _compare_comparison(comparison: Comparison, back: Sequence[Record]) -> Loss:
         content += loss.content
         labels += loss.labels
         seen += other.responses
-    for other in back:
-        if isinstance(other, Dialogue):
-            if _turns(other.messages[:-1]) != _turns(asked.messages):
+    for thread in back:
+        if isinstance(thread, Dialogue):
+            if _turns(thread.messages[:-1]) != _turns(asked.messages):
                 return Loss(corrupt="the prompt reads back differently")
-            seen.append(Response(other.messages[-1].content))
-        elif isinstance(other, Task):
+            seen.append(Response(thread.messages[-1].content))
+        elif isinstance(thread, Task):
             return Loss(corrupt="the comparison reads back as a task")
     mine = {response.content for response in comparison.responses}
     theirs = {response.content for response in seen}
@@ -264,7 +266,7 @@ def _compare_comparison(comparison: Comparison, back: Sequence[Record]) -> Loss:
         content.append(f"{len(mine - theirs)} of {len(mine)} responses")
     if reversed_pair(comparison, found):
         return Loss(corrupt="the preference reads back differently")
-    if [response for response in comparison.responses] != seen:
+    if list(comparison.responses) != seen:
         for label, values in (
             ("scores", {(r.content, r.score) for r in comparison.responses if r.score is not None}),
             ("ranks", {(r.content, r.rank) for r in comparison.responses if r.rank is not None}),

@@ -47,7 +47,7 @@ def turn_rows(messages: Sequence[Message], names: Mapping[str, str]) -> list[dic
 
 def content_id(rows: Any) -> str:
     """Return a short id made of the content, for records that came without one."""
-    return hashlib.sha256(compact(rows).encode()).hexdigest()[:16]
+    return hashlib.sha256(compact(rows).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _decode(row: Row) -> list[Record]:
@@ -97,7 +97,7 @@ FORMATS = (
             ),
             id="nile_0",
         ),
-        works="human first, gpt last, strict alternation, no empty turn, unique ids (a missing one is made of the content); "
+        works="human first, gpt last, strict alternation, no empty turn, unique ids (made of content when missing); "
         "no system prompt: FastChat skips or fails on it",
         unique="id",
     ),

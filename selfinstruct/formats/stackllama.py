@@ -43,7 +43,9 @@ def _decode_posts(row: Row) -> list[Record]:
     row = fields(row)
     responses, kept = [], []
     for answer in map(fields, items(row, "answers")):
-        responses.append(Response(text(answer, "text"), score=number(answer, "pm_score"), id=_identity(answer, "answer_id")))
+        responses.append(
+            Response(text(answer, "text"), score=number(answer, "pm_score"), id=_identity(answer, "answer_id"))
+        )
         kept.append(rest(answer, *_ANSWER_EXTRA))
     if not responses:
         raise InputError("the question has no answer")
@@ -61,7 +63,7 @@ def _encode_posts(comparison: Comparison) -> list[Row]:
         points = response.score if response.score is not None else -response.rank if response.rank is not None else None
         if points is None:
             raise InputError(f"response {position + 1} has neither score nor rank")
-        answer = {"answer_id": _identity_value(response.id)} if response.id else {}
+        answer: dict[str, Any] = {"answer_id": _identity_value(response.id)} if response.id else {}
         answers.append(answer | dict(extra) | {"pm_score": _whole(points), "text": response.content})
     row: dict[str, Any] = {"qid": _identity_value(comparison.id)} if comparison.id else {}
     return [row | {"question": _question(comparison), "answers": answers} | rest(comparison.extra, *_POST_EXTRA)]
@@ -109,7 +111,9 @@ FORMATS = (
         decode=_decode_pair,
         encode=_encode_pair,
         matches=lambda row: 4 * strings(row, "question", "response_j", "response_k"),
-        example=Comparison("How do I sort a list?", (Response("Call sorted(x).", rank=0), Response("No idea.", rank=1)), "17"),
+        example=Comparison(
+            "How do I sort a list?", (Response("Call sorted(x).", rank=0), Response("No idea.", rank=1)), "17"
+        ),
         works="j strictly better than k, ties left out, at most ten pairs a question",
     ),
     Format(

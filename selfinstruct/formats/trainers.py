@@ -95,7 +95,9 @@ def arguments(call: ToolCall) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise InputError(f"the arguments of {call.name or 'a tool call'} must be a JSON object, found {call.arguments[:80]}")
+        raise InputError(
+            f"the arguments of {call.name or 'a tool call'} must be a JSON object, found {call.arguments[:80]}"
+        )
     return value
 
 
@@ -236,25 +238,34 @@ def _encode_completion(record: Task | Dialogue) -> list[Row]:
 # --- preferences
 
 
-def _asked(prompt: str | Dialogue) -> str | list[dict[str, Any]]:
-    if isinstance(prompt, str):
-        if not prompt.strip():
-            raise InputError("the prompt is empty")
-        return prompt
-    return message_rows(prompt.system, checked(prompt, "user"))
+def _asked(prompt: str | Dialogue) -> list[dict[str, Any]]:
+    dialogue = as_dialogue(prompt)
+    return message_rows(dialogue.system, checked(dialogue, "user"))
 
 
-def _answer(prompt: str | Dialogue, response: Response) -> str | list[dict[str, Any]]:
+def _answer(response: Response) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": _said(response)}]
+
+
+def _said(response: Response) -> str:
     if not response.content.strip():
         raise InputError("a response is empty")
-    return response.content if isinstance(prompt, str) else [{"role": "assistant", "content": response.content}]
+    return response.content
+
+
+def _plain(prompt: str | Dialogue) -> str:
+    if not isinstance(prompt, str):
+        raise InputError("a plain prompt can't hold a dialogue; the format of message lists can")
+    if not prompt.strip():
+        raise InputError("the prompt is empty")
+    return prompt
 
 
 def _read_prompt(value: Any) -> str | Dialogue:
     if isinstance(value, str):
         return value
     system, messages = read_messages(value)
-    return Dialogue(messages, system)
+    return plain_prompt(Dialogue(messages, system))
 
 
 def _read_answer(value: Any, key: str) -> str:
@@ -290,11 +301,13 @@ def _decode_preference(row: Row) -> list[Record]:
 
 
 def _encode_preference(comparison: Comparison) -> list[Row]:
-    prompt = comparison.prompt
-    return [
-        {"prompt": _asked(prompt), "chosen": _answer(prompt, better), "rejected": _answer(prompt, worse)}
-        for better, worse in pairs(comparison)
-    ]
+    asked = _asked(comparison.prompt)
+    return [{"prompt": asked, "chosen": _answer(b), "rejected": _answer(w)} for b, w in pairs(comparison)]
+
+
+def _encode_preference_text(comparison: Comparison) -> list[Row]:
+    asked = _plain(comparison.prompt)
+    return [{"prompt": asked, "chosen": _said(b), "rejected": _said(w)} for b, w in pairs(comparison)]
 
 
 def labelled(comparison: Comparison) -> list[tuple[Response, bool]]:
@@ -322,11 +335,13 @@ def _decode_kto(row: Row) -> list[Record]:
 
 
 def _encode_kto(comparison: Comparison) -> list[Row]:
-    prompt = comparison.prompt
-    return [
-        {"prompt": _asked(prompt), "completion": _answer(prompt, response), "label": good}
-        for response, good in labelled(comparison)
-    ]
+    asked = _asked(comparison.prompt)
+    return [{"prompt": asked, "completion": _answer(r), "label": good} for r, good in labelled(comparison)]
+
+
+def _encode_kto_text(comparison: Comparison) -> list[Row]:
+    asked = _plain(comparison.prompt)
+    return [{"prompt": asked, "completion": _said(r), "label": good} for r, good in labelled(comparison)]
 
 
 def _matches_kto(row: Row) -> int:
@@ -372,11 +387,10 @@ def _axolotl_dpo_config(path: Path) -> Mapping[str, str]:
 
 def _decode_axolotl_dpo(row: Row) -> list[Record]:
     row = fields(row)
-    prompt = _read_prompt(row.get("messages"))
-    if isinstance(prompt, str):
+    if isinstance(row.get("messages"), str):
         raise InputError('"messages" must be an array of messages')
     responses = _two(_read_answer(row.get("chosen"), "chosen"), _read_answer(row.get("rejected"), "rejected"))
-    return [Comparison(plain_prompt(prompt), responses)]
+    return [Comparison(_read_prompt(row.get("messages")), responses)]
 
 
 def plain_prompt(prompt: Dialogue) -> str | Dialogue:
@@ -393,13 +407,11 @@ def as_dialogue(prompt: str | Dialogue) -> Dialogue:
 
 
 def _encode_axolotl_dpo(comparison: Comparison) -> list[Row]:
-    prompt = as_dialogue(comparison.prompt)
-    asked = _asked(prompt)
-    rows = []
-    for better, worse in pairs(comparison):
-        (chosen,), (rejected,) = _answer(prompt, better), _answer(prompt, worse)
-        rows.append({"messages": asked, "chosen": chosen, "rejected": rejected})
-    return rows
+    asked = _asked(comparison.prompt)
+    return [
+        {"messages": asked, "chosen": _answer(better)[0], "rejected": _answer(worse)[0]}
+        for better, worse in pairs(comparison)
+    ]
 
 
 # --- DeepSpeed-Chat: a flat prompt; its loader puts the spaces and the eos
@@ -621,7 +633,7 @@ FORMATS = (
     ),
     Format(
         name="preference",
-        summary="TRL DPO, ORPO, CPO, Reward: prompt, chosen, rejected, all text or all message lists",
+        summary="TRL DPO, ORPO, CPO, Reward: prompt, chosen, rejected as message lists (text is read too)",
         source="trl docs/source/dataset_formats.md (preference)",
         layout="jsonl",
         kinds=frozenset({Comparison}),
@@ -636,12 +648,24 @@ FORMATS = (
             )
         ),
         example=_BETTER,
-        works="chosen strictly better than rejected; at most ten pairs a comparison; one kind of prompt per file",
-        uniform=True,
+        works="prompt ends on the user; chosen strictly better than rejected; at most ten pairs a comparison",
+    ),
+    Format(
+        name="preference-text",
+        summary="TRL DPO, Reward without a chat template: prompt, chosen, rejected as text",
+        source="trl docs/source/dataset_formats.md (preference, standard)",
+        layout="jsonl",
+        kinds=frozenset({Comparison}),
+        keys=("prompt", "chosen", "rejected"),
+        decode=_decode_preference,
+        encode=_encode_preference_text,
+        matches=lambda row: 3 * strings(row, "prompt", "chosen", "rejected"),
+        example=_BETTER,
+        works="a plain prompt; chosen strictly better than rejected; at most ten pairs a comparison",
     ),
     Format(
         name="kto",
-        summary="TRL KTO: prompt, completion, label (true or false)",
+        summary="TRL KTO: prompt and completion as message lists, label true or false (text is read too)",
         source="trl docs/source/dataset_formats.md (unpaired preference)",
         layout="jsonl",
         kinds=frozenset({Comparison}),
@@ -650,8 +674,20 @@ FORMATS = (
         encode=_encode_kto,
         matches=_matches_kto,
         example=_GOOD,
-        works="label a boolean; of several responses the best are good; one kind of prompt per file",
-        uniform=True,
+        works="prompt ends on the user; label a boolean; of several responses the best are good",
+    ),
+    Format(
+        name="kto-text",
+        summary="TRL KTO without a chat template: prompt and completion as text, label true or false",
+        source="trl docs/source/dataset_formats.md (unpaired preference, standard)",
+        layout="jsonl",
+        kinds=frozenset({Comparison}),
+        keys=("prompt", "completion", "label"),
+        decode=_decode_kto,
+        encode=_encode_kto_text,
+        matches=lambda row: 4 * (strings(row, "prompt", "completion") and isinstance(row.get("label"), bool)),
+        example=_GOOD,
+        works="a plain prompt; label a boolean; of several responses the best are good",
     ),
     Format(
         name="axolotl-dpo",
@@ -737,5 +773,6 @@ FORMATS = (
         ),
         example=_CHAT,
         works="strict alternation, no empty turn",
+        list_rows=True,
     ),
 )

@@ -76,9 +76,7 @@ def _encode_guanaco(record: Task | Dialogue) -> list[Row]:
     names = {"user": "User", "assistant": "Assistant"}
     history = "\n".join(f"{names[message.role]}: {message.content}" for message in messages[:-2])
     system = f"System: {record.system}\n" if record.system else ""
-    return [
-        {"instruction": history, "input": f"{system}User: {messages[-2].content}", "output": messages[-1].content}
-    ]
+    return [{"instruction": history, "input": f"{system}User: {messages[-2].content}", "output": messages[-1].content}]
 
 
 def _matches_guanaco(row: Row) -> int:
@@ -235,6 +233,7 @@ FORMATS = (
             extra={"answer_choice": "[]", "type": "medical_qa"},
         ),
         works=_RULES,
+        uniform=True,
     ),
     Format(
         name="baize",

@@ -9,9 +9,9 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats import registry, shape
@@ -56,6 +56,11 @@ class Report:
     reduced: list[tuple[str | int, str]] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as plain JSON values."""
+        # dataclasses.asdict can't copy a Counter.
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 def write(

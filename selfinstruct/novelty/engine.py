@@ -47,6 +47,9 @@ class Engine(Protocol):
     def top(self, query: list[int], k: int, limit: int) -> tuple[list[Hit], float]:
         """Return the k best entries and the mean score over all of them."""
 
+    def has(self, token: int) -> bool:
+        """Tell whether any entry has the token."""
+
     def offer_many(self, entries: Sequence[list[int]], threshold: Threshold) -> list[Hit | None]:
         """Add each entry unless it is too near to one before it; return the nearest of those that are."""
 

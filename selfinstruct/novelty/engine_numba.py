@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from selfinstruct.novelty import kernels
+from selfinstruct.novelty import kernels, tables
 from selfinstruct.novelty.engine import (
     CELLS,
     SHORT,
@@ -27,24 +26,11 @@ from selfinstruct.novelty.engine import (
     score,
     totals_of,
 )
-from selfinstruct.novelty.kernels import (
-    BUCKETS,
-    CHUNK,
-    CHUNKS,
-    ENTRIES,
-    FREQUENCY,
-    IDS,
-    LENGTH,
-    LONGS,
-    POSTINGS,
-    ROW,
-    Tables,
-)
+from selfinstruct.novelty.tables import ENTRIES, FREQUENCY, LENGTH, LONGS, ROW
 
 _Ints = npt.NDArray[np.int32]
 _Longs = npt.NDArray[np.int64]
 
-_PER_ENTRY = ("entry", "row33", "overlap", "touched", "state", "lcs", "longs")
 _DENSE = 16
 """A token in more than 1/16 of the entries gets a dense row of masks."""
 
@@ -53,30 +39,10 @@ class NumbaEngine:
     """Exact engine compiled by numba; see `selfinstruct.novelty.engine.Engine`."""
 
     def __init__(self) -> None:
-        self._t = Tables(
-            used=np.array([0, 0, 0, 1, 0], np.int64),  # chunk 0 means "none"
-            entry=np.zeros((0, 4), np.uint64),
-            row33=np.zeros(0, np.uint16),
-            overlap=np.zeros(0, np.int32),
-            touched=np.zeros(0, np.int32),
-            state=np.zeros(0, np.uint32),
-            lcs=np.zeros(0, np.uint8),
-            dense=np.zeros((0, 0), np.uint32),
-            longs=np.zeros(0, np.int32),
-            ids=np.zeros(0, np.int32),
-            token=np.zeros((0, 3), np.int32),
-            chain=np.zeros((0, 2), np.int32),
-            chunk=np.zeros((0, 4), np.int64),
-            posting=np.zeros(0, np.uint64),
-            order=np.zeros(64, np.int64),
-            pattern=np.zeros(65, np.uint64),
-            vector=np.zeros(1, np.uint64),
-            need=np.zeros(SHORT + 1, np.int64),
-        )
+        self._t = tables.with_entries(tables.empty(), 1, SHORT)
         self._rows = 0
         self._best = np.zeros(2, np.int64)
-        self._hits = np.zeros((2, 256), np.int64)
-        self._grow(1, SHORT)
+        self._slots, self._lcs = np.zeros((2, 256), np.int64)
 
     def __len__(self) -> int:
         return int(self._t.used[ENTRIES])
@@ -85,20 +51,20 @@ class NumbaEngine:
         """Append entries in order."""
         flat, ends = self._flat(entries)
         done = 0
-        while (done := kernels.add_many(self._t, flat, ends, done)) < len(entries):
-            self._grow(len(entries) - done, len(entries[done]))
+        while (done := tables.add_many(self._t, flat, ends, done)) < len(entries):
+            self._t = tables.with_entries(self._t, len(entries) - done, len(entries[done]))
 
     def above(self, query: list[int], threshold: Threshold, limit: int) -> list[Hit]:
         """Return every entry that is too near, best first."""
         ids = self._query(query)
-        slots, lcs = self._hits
-        count = kernels.above(self._t, ids, *threshold, limit, self._best, slots, lcs)
+        count = kernels.above(self._t, ids, *threshold, limit, self._best, self._slots, self._lcs)
         if count == 0:
             return []
-        if count > len(slots):
-            self._hits = slots, lcs = np.zeros((2, 2 * count), np.int64)
-            kernels.above(self._t, ids, *threshold, limit, self._best, slots, lcs)
-        return best_first(self._hit(slot, found, len(ids)) for slot, found in self._hits[:, :count].T.tolist())
+        if count > len(self._slots):
+            self._slots, self._lcs = np.zeros((2, 2 * count), np.int64)
+            kernels.above(self._t, ids, *threshold, limit, self._best, self._slots, self._lcs)
+        pairs = zip(self._slots[:count].tolist(), self._lcs[:count].tolist(), strict=True)
+        return best_first(self._hit(slot, lcs, len(query)) for slot, lcs in pairs)
 
     def nearest(self, query: list[int], limit: int) -> Hit | None:
         """Return the best entry, whatever its score."""
@@ -114,9 +80,7 @@ class NumbaEngine:
         def measure(places: npt.NDArray[np.intp]) -> _Longs:
             return self._measured(ids, longs[places])
 
-        return nearest_long(
-            overlaps, self._t.entry[longs, LENGTH].astype(np.int64), longs.astype(np.int64), m, best, measure
-        )
+        return nearest_long(overlaps, self._t.entry[longs, LENGTH], longs.astype(np.int64), m, best, measure)
 
     def top(self, query: list[int], k: int, limit: int) -> tuple[list[Hit], float]:
         """Return the k best entries and the mean score over all of them."""
@@ -124,10 +88,14 @@ class NumbaEngine:
         hits, totals = self._short_top(ids, k, limit)
         longs = self._longs(limit)
         if len(longs):
-            lcs, lengths = self._measured(ids, longs), self._t.entry[longs, LENGTH].astype(np.int64)
+            lcs, lengths = self._measured(ids, longs), self._t.entry[longs, LENGTH]
             more, long_totals = best_long(lcs, lengths, longs.astype(np.int64), m, k)
             hits, totals = best_first(hits + more)[:k], totals + long_totals
         return hits, mean_score(totals, m, limit)
+
+    def has(self, token: int) -> bool:
+        """Tell whether any entry has the token."""
+        return bool(self._t.token[token, FREQUENCY])
 
     def offer_many(self, entries: Sequence[list[int]], threshold: Threshold) -> list[Hit | None]:
         """Add each entry unless it is too near to one before it; return the nearest of those that are."""
@@ -135,7 +103,7 @@ class NumbaEngine:
         results = np.empty((len(entries), 2), np.int64)
         done = 0
         while (done := kernels.offer_many(self._t, flat, ends, done, *threshold, results)) < len(entries):
-            self._grow(len(entries) - done, len(entries[done]))
+            self._t = tables.with_entries(self._t, len(entries) - done, len(entries[done]))
         return [
             None if slot < 0 else self._hit(slot, lcs, len(entry))
             for (slot, lcs), entry in zip(results.tolist(), entries, strict=True)
@@ -172,55 +140,18 @@ class NumbaEngine:
         t = self._t
         for token in set(ids[t.token[ids, FREQUENCY] * _DENSE > max(len(self), 1024)].tolist()):
             if t.token[token, ROW] == 0:
-                if self._rows == len(t.dense):
-                    t = self._t = t._replace(dense=_grown(t.dense, 2 * self._rows + 4))
+                t = self._t = tables.with_rows(t, self._rows + 1)
                 kernels.fill_row(t, token, self._rows)
                 self._rows += 1
 
     def _query(self, query: Sequence[int]) -> _Ints:
-        self._reach(len(query))
+        self._t = tables.with_positions(self._t, len(query))
         return np.array(query, np.int32)
 
     def _flat(self, entries: Sequence[list[int]]) -> tuple[_Ints, _Longs]:
         """Return the entries one after another, and where each ends; make room for their words."""
         ends = np.cumsum(np.fromiter(map(len, entries), np.int64, len(entries)))
         flat = np.fromiter(chain.from_iterable(entries), np.int32, int(ends[-1]) if entries else 0)
-        self._reach(max(map(len, entries), default=0))
-        words = int(flat.max(initial=0)) + 1
-        if words > len(self._t.token):
-            size = max(words, 2 * len(self._t.token), 1024)
-            self._t = self._t._replace(token=_grown(self._t.token, size), chain=_grown(self._t.chain, size * BUCKETS))
+        self._t = tables.with_positions(self._t, max(map(len, entries), default=0))
+        self._t = tables.with_tokens(self._t, int(flat.max(initial=0)) + 1)
         return flat, ends
-
-    def _reach(self, m: int) -> None:
-        """Make room for a query of m tokens."""
-        words = (m + 63) >> 6
-        if m > len(self._t.order) or (m + 1) * words > len(self._t.pattern):
-            self._t = self._t._replace(
-                order=np.zeros(max(64, 2 * m), np.int64),
-                pattern=np.zeros(max(65, 4 * (m + 1) * words), np.uint64),
-                vector=np.zeros(max(1, 2 * words), np.uint64),
-            )
-
-    def _grow(self, entries: int, n: int) -> None:
-        """Make room for one more entry of n tokens, and about that many entries like those before."""
-        t, new = self._t, dict[str, npt.NDArray[Any]]()
-        held, ids, postings, chunks = t.used[[ENTRIES, IDS, POSTINGS, CHUNKS]].tolist()
-        if held >= len(t.entry):
-            size = max(1024, held + max(held // 2, entries))
-            new |= {name: _grown(getattr(t, name), size) for name in _PER_ENTRY}
-            new["dense"] = _grown(t.dense, len(t.dense), size)
-        if ids + n > len(t.ids):
-            new["ids"] = _grown(t.ids, max(16384, ids * 3 // 2 + n))
-        if postings + n * CHUNK > len(t.posting):
-            new["posting"] = _grown(t.posting, max(65536, postings * 3 // 2 + n * CHUNK))
-        if chunks + n > len(t.chunk):
-            new["chunk"] = _grown(t.chunk, max(8192, chunks * 3 // 2 + n))
-        self._t = t._replace(**new)
-
-
-def _grown(array: npt.NDArray[Any], *sizes: int) -> npt.NDArray[Any]:
-    """Return a copy with longer leading axes, zero where it is new."""
-    result = np.zeros((*sizes, *array.shape[len(sizes) :]), array.dtype)
-    result[tuple(map(slice, array.shape))] = array
-    return result

@@ -57,6 +57,10 @@ class ReferenceEngine:
             totals[n] = totals.get(n, 0) + lcs
         return hits, mean_score(totals.items(), m, len(scored))
 
+    def has(self, token: int) -> bool:
+        """Tell whether any entry has the token."""
+        return any(str(token) in text.split() for text, _ in self._entries)
+
     def offer_many(self, entries: Sequence[list[int]], threshold: Threshold) -> list[Hit | None]:
         """Add each entry unless it is too near to one before it."""
         results: list[Hit | None] = []

@@ -80,7 +80,7 @@ class NoveltyIndex:
         """Append (id, text) entries; in bulk far faster than one by one."""
         for batch in _batches(items):
             with self._lock:
-                self._engine.add_many([self._interned(text) for _, text in batch])
+                self._engine.add_many(self._interned([text for _, text in batch]))
                 self._ids.extend(id for id, _ in batch)
 
     def nearest(self, text: str, *, as_of: int | None = None) -> Neighbour | None:
@@ -101,8 +101,14 @@ class NoveltyIndex:
     def too_near(self, text: str, *, as_of: int | None = None) -> Neighbour | None:
         """Return the nearest entry if it is above the threshold, else None: the cheap decision."""
         with self._lock:
-            outside = self._outside(text, self.threshold)
-            return _best(outside[:1], self._above(text, self.threshold, as_of)[:1])
+            own = self._above(text, self.threshold, as_of)
+            return (
+                _best(self._outside(text, self.threshold)[:1], own[:1])
+                if self._against is not None
+                else own[0]
+                if own
+                else None
+            )
 
     def above(self, text: str, threshold: str | float | None = None) -> list[Neighbour]:
         """Return every entry above the threshold (the index's own by default), best first."""
@@ -144,7 +150,7 @@ class NoveltyIndex:
 
     def _offered(self, batch: list[tuple[str, str]]) -> Iterator[Neighbour | None]:
         first_new = self._next_word
-        entries = [self._interned(text) for _, text in batch]
+        entries = self._interned([text for _, text in batch])
         hits = self._engine.offer_many(entries, self.threshold)
         for (id, _), hit in zip(batch, hits, strict=True):
             if hit is None:
@@ -154,23 +160,26 @@ class NoveltyIndex:
 
     def _forget(self, first_new: int, entries: Sequence[list[int]], hits: Sequence[Hit | None]) -> None:
         """Drop the words that only rejected texts brought, or the vocabulary would grow with every rejection."""
-        if self._next_word == first_new or not any(hits):
-            return
-        kept = {word for entry, hit in zip(entries, hits, strict=True) if hit is None for word in entry}
-        for word in list(islice(reversed(self._words), self._next_word - first_new)):
-            if self._words[word] not in kept:
-                del self._words[word]
+        rejected = {
+            word for entry, hit in zip(entries, hits, strict=True) if hit for word in entry if word >= first_new
+        }
+        if lost := {word for word in rejected if not self._engine.has(word)}:
+            for word in list(islice(reversed(self._words), self._next_word - first_new)):
+                if self._words[word] in lost:
+                    del self._words[word]
 
-    def _interned(self, text: str) -> list[int]:
-        words = self._words
-        ids = [words.get(token, 0) for token in self.tokenizer.split(text)]
-        if 0 in ids:
-            for i, token in enumerate(self.tokenizer.split(text)):
-                if ids[i] == 0:
-                    word = words.setdefault(token, self._next_word)
-                    self._next_word += word == self._next_word
-                    ids[i] = word
-        return ids
+    def _interned(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the texts as token ids; a new word gets the next one."""
+        words, entries = self._words, []
+        for tokens in self.tokenizer.split_many(texts):
+            ids = [words.get(token, 0) for token in tokens]
+            if 0 in ids:
+                for i, token in enumerate(tokens):
+                    if ids[i] == 0:
+                        ids[i] = words.setdefault(token, self._next_word)
+                        self._next_word = max(self._next_word, ids[i] + 1)
+            entries.append(ids)
+        return entries
 
     def _query(self, text: str) -> list[int]:
         words = self._words

@@ -12,12 +12,13 @@ import difflib
 import functools
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from selfinstruct.errors import ConfigError
 
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
+_ASCII_WORD_OR_END = re.compile(r"[a-z0-9]+|\0")
 
 # Written without spaces between words, so one character is the smallest unit everybody agrees on:
 # Unicode line-breaking classes ID (East Asian) and SA (South East Asian), UAX #14.
@@ -46,10 +47,27 @@ class Tokenizer:
     name: str
     version: str
     split: Callable[[str], list[str]]
+    ascii_words: bool = False
+    """In ASCII text the tokens are the runs of a-z and 0-9."""
 
     def __call__(self, text: str) -> list[str]:
         """Return the tokens of `text` in order."""
         return self.split(text)
+
+    def split_many(self, texts: Sequence[str]) -> Iterator[list[str]]:
+        """Yield the tokens of each text; short ASCII texts are cut some at a time, at half the cost."""
+        for begin in range(0, len(texts), 16):
+            some = texts[begin : begin + 16]
+            joined = "\0".join(some)
+            if self.ascii_words and joined.isascii() and joined.count("\0") == len(some) - 1:
+                tokens = _ASCII_WORD_OR_END.findall(joined.lower() + "\0")
+                start = 0
+                for _ in some:
+                    end = tokens.index("\0", start)
+                    yield tokens[start:end]
+                    start = end + 1
+            else:
+                yield from map(self.split, some)
 
 
 def tokenizer(name: str = "script") -> Tokenizer:
@@ -140,8 +158,8 @@ def _icu() -> Tokenizer:
 
 
 _TOKENIZERS = {
-    "script": Tokenizer("script", "script-1", _script),
-    "rouge": Tokenizer("rouge", "rouge-0.1.2", _rouge),
+    "script": Tokenizer("script", "script-1", _script, ascii_words=True),
+    "rouge": Tokenizer("rouge", "rouge-0.1.2", _rouge, ascii_words=True),
     "whitespace": Tokenizer("whitespace", "whitespace-1", _whitespace),
     "chars": Tokenizer("chars", "chars-1", _chars),
 }

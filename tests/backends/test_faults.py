@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import trustme
+from hypothesis import given
+from hypothesis import strategies as st
 
-from selfinstruct.backends import wire
+from selfinstruct.backends import faults
 from selfinstruct.backends.governor import Governed
 from selfinstruct.backends.openai import OpenAIBackend
 from selfinstruct.backends.retry import Retrying
@@ -82,6 +84,11 @@ def put(script: Script, request: Request = CHAT, **more: Any) -> tuple[Completio
         (error(400, "small is not a valid model ID", code=400), UnknownModel, "--model"),
         (error(429, "You exceeded your current quota", code="insufficient_quota"), QuotaExhausted, "credit"),
         (error(402, "Insufficient Balance"), QuotaExhausted, "credit"),
+        (error(403, "insufficient balance"), QuotaExhausted, "credit"),
+        (error(429, "please top up", code="1113"), QuotaExhausted, "credit"),
+        (error(400, "Access denied", code="Arrearage", type="Arrearage"), QuotaExhausted, "credit"),
+        (error(400, "Range of input length should be [1, 6000]"), ContextTooLong, "6000"),
+        (error(400, "no such model", code="1211"), UnknownModel, "--model"),
         (error(400, "too long", code="context_length_exceeded"), ContextTooLong, "context"),
         (
             error(400, "request (700 tokens) exceeds the available size", type="exceed_context_size_error", code=400),
@@ -135,6 +142,8 @@ def test_a_server_in_trouble_is_unavailable(status: int) -> None:
         ({"Retry-After": "soon"}, None),
         ({"Retry-After": "nan"}, None),
         ({"Retry-After": "inf"}, None),
+        ({"Retry-After": "-inf"}, 0.0),
+        ({"Retry-After": "1700000000"}, None),
         ({}, None),
         ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m0.5s"}, 60.5),
         (
@@ -162,10 +171,31 @@ def test_too_many_requests_says_when_to_come_back(headers: Mapping[str, str], se
     asyncio.run(main())
 
 
+@given(st.text(st.characters(codec="latin-1")), st.text("0123456789.smhd-e"))
+def test_no_header_makes_us_wait_for_ever(word: str, number: str) -> None:
+    for value in (word, number):
+        headers = {"retry-after": value, "retry-after-ms": value}
+        headers |= {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": value}
+        seconds = faults.retry_after(headers)
+        assert seconds is None or 0.0 <= seconds <= 7 * 86400.0
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Allocated quota exceeded, please increase your quota limit.",
+        "You exceeded your current quota. See https://help.aliyun.com/zh/model-studio/error-code#token-limit",
+    ],
+)
+def test_a_quota_of_tokens_per_minute_comes_back_by_itself(message: str) -> None:
+    outcome, _ = put(error(429, message, code="insufficient_quota", type="insufficient_quota"))
+    assert type(outcome) is RateLimited
+
+
 def test_an_http_date_is_counted_from_now() -> None:
     moment = 1_700_000_000.0
     headers = {"retry-after": email.utils.formatdate(moment + 90, usegmt=True)}
-    assert wire.retry_after(headers, now=moment) == 90.0
+    assert faults.retry_after(headers, now=moment) == 90.0
 
 
 @pytest.mark.parametrize(

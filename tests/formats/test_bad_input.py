@@ -1,0 +1,154 @@
+"""What is wrong with real files, and what a person is told: file:line, what was expected, and the count."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selfinstruct import formats
+from selfinstruct.convert import convert
+from selfinstruct.errors import InputError
+from selfinstruct.formats import scan
+
+ROW = '{"instruction": "a", "input": "", "output": "b"}'
+LINE = ROW.encode() + b"\n"
+BAD_LINES = {
+    "not JSON": b'{"instruction": "a", "output"\n',
+    "array, not object": b"[1, 2]\n",
+    "number for text": b'{"instruction": "a", "input": "", "output": 7}\n',
+    "null output": b'{"instruction": "a", "input": "", "output": null}\n',
+    "missing key": b'{"instruction": "a"}\n',
+    "NaN": b'{"instruction": "a", "input": "", "output": NaN}\n',
+    "key twice": b'{"instruction": "a", "instruction": "c", "output": "b"}\n',
+    "half a surrogate": b'{"instruction": "\\ud83d", "output": "b"}\n',
+    "GB18030": '{"instruction": "你好", "output": "b"}\n'.encode("gb18030"),
+    "NUL bytes": b"\x00\x00\x00\x00\n",
+    "nested deep": b'{"instruction": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n",
+    "huge number": b'{"instruction": ' + b"1" * 5000 + b"}\n",
+    "raw tab in a string": b'{"instruction": "a\tb", "output": "b"}\n',
+}
+REASONS = {
+    "not JSON": "not JSON",
+    "array, not object": "expected an object, found array",
+    "number for text": '"output" must be a string, found number',
+    "null output": '"output" must be a string, found null',
+    "missing key": 'key "output" is missing',
+    "NaN": "NaN is not JSON",
+    "key twice": 'key "instruction" is there twice',
+    "half a surrogate": "half of a surrogate pair",
+    "GB18030": "not UTF-8 .* iconv",
+    "NUL bytes": "not JSON",
+    "nested deep": "nested too deep",
+    "huge number": "integer|number",
+    "raw tab in a string": "not JSON: Invalid control character",
+}
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_a_bad_line_is_told_by_file_and_line_and_can_be_skipped(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    path.write_bytes(LINE * 2 + BAD_LINES[name] + LINE)
+    with pytest.raises(InputError, match=rf"data\.json:3: .*(?:{REASONS[name]})"):
+        list(formats.read(path, "alpaca"))
+    bad: list[formats.BadRow] = []
+    assert len(list(formats.read(path, on_bad=bad.append))) == 3
+    assert [row.place for row in bad] == [f"{path}:3"]
+
+
+@pytest.mark.parametrize("name", [name for name in BAD_LINES if name not in {"NUL bytes", "not JSON"}])
+def test_a_bad_element_of_an_array_can_be_skipped(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b"[\n" + LINE.strip() + b",\n" + BAD_LINES[name].strip() + b",\n" + LINE + b"]\n")
+    with pytest.raises(InputError, match=r"data\.jsonl:3: "):
+        list(formats.read(path, "alpaca"))
+    bad: list[formats.BadRow] = []
+    assert len(list(formats.read(path, "alpaca", on_bad=bad.append))) == 2
+    assert [row.place for row in bad] == [f"{path}:3"]
+
+
+def test_bom_crlf_blank_lines_and_line_separators_are_no_faults(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"\xef\xbb\xbf\r\n" + '{"instruction": "a\u2028b", "output": "c"}'.encode() + b"\r\n\r\n" + LINE)
+    assert [record.instruction for record in formats.read(path)] == ["a\u2028b", "a"]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"  \n\n", "the file is empty"),
+        (ROW.encode("utf-16"), "UTF-16"),
+        (b"<!DOCTYPE html><html></html>", "web page"),
+        (b"just words\n", "expected JSON lines"),
+        (gzip.compress(LINE * 100)[:60], "damaged compressed file"),
+        (b"PAR1 and nothing else", "damaged Parquet"),
+    ],
+)
+def test_what_is_no_data_file_is_told(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        list(formats.read(path))
+
+
+def test_a_missing_file_is_told() -> None:
+    with pytest.raises(InputError, match=r"nowhere\.json: No such file"):
+        list(formats.read("nowhere.json"))
+
+
+@pytest.mark.parametrize(
+    ("content", "good", "reason"),
+    [
+        (LINE * 3 + LINE[:20], 3, "may be cut"),
+        (b"[" + b",".join([LINE] * 3) + b"," + LINE[:20], 3, "ends inside a record"),
+        (b"[" + b",".join([LINE] * 3), 3, "not closed"),
+        (b"[" + b",".join([LINE] * 3) + b"] x", 3, "after the end of the array"),
+    ],
+)
+def test_a_cut_file_gives_its_whole_rows(content: bytes, good: int, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    bad: list[formats.BadRow] = []
+    assert len(list(formats.read(path, on_bad=bad.append))) == good
+    assert len(bad) == 1
+    assert reason in bad[0].reason
+
+
+@pytest.mark.parametrize("array", [True, False])
+def test_a_row_without_end_is_passed_over(array: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "LONGEST_ROW", 1000)
+    monkeypatch.setattr(scan, "CHUNK", 256)
+    long = json.dumps({"instruction": 'x"\\' * 3000, "output": "b"}).encode()
+    content = b"[" + LINE + b"," + long + b"," + LINE + b"]" if array else LINE + long + b"\n" + LINE
+    bad: list[formats.BadRow] = []
+    assert len(list(formats.read(io.BytesIO(content), "alpaca", on_bad=bad.append))) == 2
+    assert "a row can't be longer" in bad[0].reason
+
+
+def test_bad_csv_rows_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text('input,target,type\n病人：a\\n医生：,"b\nc",t\nonly,two\n病人：d\\n医生：,e,t\n', encoding="utf-8")
+    bad: list[formats.BadRow] = []
+    assert len(list(formats.read(path, "bianque", on_bad=bad.append))) == 2
+    assert bad == [formats.BadRow(f"{path}:4", "expected 3 columns (input, target, type), found 2")]
+
+
+@settings(max_examples=60, deadline=None)
+@given(lines=st.lists(st.sampled_from([*BAD_LINES.values(), LINE, LINE, LINE]), max_size=8))
+def test_rows_in_are_rows_out_and_rows_reported(lines: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("convert")
+    (folder / "in").write_bytes(LINE + b"".join(lines))
+    result = convert(
+        folder / "in", folder / "out.json", to="sharegpt", source_format="alpaca", skip_bad=True, lossy=True
+    )
+    assert result.rows == 1 + len(lines) == result.decoded + result.bad
+    assert result.records == result.written + result.refused
+    assert len(json.loads((folder / "out.json").read_bytes())) == result.rows_out == result.written
+    listed = (folder / "out.json.lost.jsonl").read_bytes().count(b"\n") if result.lost else 0
+    assert listed == result.bad + result.refused

@@ -1,0 +1,368 @@
+"""Golden files, the variants met in the wild, and the real samples where they are."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfinstruct import formats
+from selfinstruct.errors import ConfigError, InputError
+from selfinstruct.formats import koala, registry, self_instruct, stackllama
+from selfinstruct.values import Comparison, Dialogue, Instance, Message, Record, Response, Task
+
+GOLDEN = Path(__file__).parent / "golden"
+SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "data"
+FOLDERS = {name for name in formats.builtin() if formats.get(name).directory}
+BINARY = {"parquet"}
+
+
+def golden(name: str) -> Path:
+    (path,) = GOLDEN.glob(f"{name}.*")
+    return path
+
+
+@pytest.mark.parametrize("name", [n for n in formats.builtin() if n not in FOLDERS | BINARY])
+def test_golden_files_are_written_again_byte_for_byte(name: str) -> None:
+    path = golden(name)
+    records = list(formats.read(path, name))
+    assert records
+    target = io.BytesIO()
+    report = formats.write(name, records, target)
+    assert (report.refused, dict(report.labels)) == ([], {})
+    assert target.getvalue() == path.read_bytes()
+
+
+def test_golden_folder_of_deepspeed_chat(tmp_path: Path) -> None:
+    records = [r for part in ("eval", "train") for r in formats.read(GOLDEN / "deepspeed-chat" / f"{part}.json")]
+    formats.write("deepspeed-chat", records, tmp_path / "out")
+    for part in ("train.json", "eval.json"):
+        assert (tmp_path / "out" / part).read_bytes() == (GOLDEN / "deepspeed-chat" / part).read_bytes()
+
+
+def test_llama_factory_lists_every_column_and_tag(tmp_path: Path) -> None:
+    for name in ("llama-factory", "llama-factory-sharegpt", "llama-factory-ranking", "llama-factory-kto"):
+        formats.write(name, list(formats.read(golden(name), name)), tmp_path / f"{name}.json")
+    info = json.loads((tmp_path / "dataset_info.json").read_text(encoding="utf-8"))
+    assert len(info) == 4
+    for entry in info.values():
+        rows = json.loads((tmp_path / entry["file_name"]).read_text(encoding="utf-8"))
+        assert all(set(row) == set(entry["columns"].values()) for row in rows)
+        if entry.get("formatting") == "sharegpt":
+            assert set(entry["tags"]) == {
+                *(
+                    "role_tag",
+                    "content_tag",
+                    "user_tag",
+                    "assistant_tag",
+                    "observation_tag",
+                    "function_tag",
+                    "system_tag",
+                )
+            }
+
+
+def test_an_unreadable_dataset_info_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "dataset_info.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match=r"dataset_info\.json"):
+        formats.write("llama-factory", [formats.get("llama-factory").example], tmp_path / "x.json")
+    assert (tmp_path / "dataset_info.json").read_text(encoding="utf-8") == "{"
+
+
+# --- variants in the wild
+
+
+def one(name: str, row: Any) -> Record:
+    (record,) = formats.get(name).decode(row)
+    return record
+
+
+def chat(*contents: str, **more: Any) -> Dialogue:
+    roles = ("user", "assistant")
+    return Dialogue(tuple(Message(roles[i % 2], c) for i, c in enumerate(contents)), **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "expected"),
+    [
+        ("alpaca", {"instruction": "a", "output": "b"}, Task("a", (Instance("", "b"),))),
+        ("alpaca", {"instruction": "a", "input": None, "output": "b"}, Task("a", (Instance("", "b"),))),
+        ("alpaca", {"instruction": "a", "input": "", "output": "b", "text": "t"}, Task("a", (Instance("", "b"),))),
+        ("belle", {"input": "a\nb", "target": "c"}, Task("a\nb", (Instance("", "c"),))),
+        ("belle-0.5m", {"input": "a", "output": "c"}, Task("a", (Instance("", "c"),))),
+        (
+            "belle-multiturn",
+            {"instruction": "Human:你好\nAssistant:你好！\nHuman:再见\nAssistant:\n", "input": "", "output": "再见！"},
+            chat("你好", "你好！", "再见", "再见！"),
+        ),
+        (
+            "belle-3.5m",
+            {"id": "1", "conversations": [{"from": "human", "value": "a"}, {"from": "assistant", "value": "b"}]},
+            chat("a", "b", id="1"),
+        ),
+        (
+            "guanaco",
+            {"instruction": "User: a\nAssistant: b", "input": "System: s\nUser: c", "output": "d"},
+            chat("a", "b", "c", "d", system="s"),
+        ),
+        ("guanaco", {"instruction": "", "input": "User: c", "output": "d"}, chat("c", "d")),
+        ("guanaco", {"instruction": "a", "input": "b", "output": "c"}, Task("a", (Instance("b", "c"),))),
+        (
+            "huatuo",
+            {"output": "d", "id": "7", "input": "", "instruction": " <user>: a <bot>: b <user>: c"},
+            chat("a", "b", "c", "d", id="7"),
+        ),
+        (
+            "bianque",
+            {"input": "病人：咳嗽\\n医生：多久了\\n病人：一周\\n医生：", "target": "就医", "answer_choice": "[]"},
+            chat("咳嗽", "多久了", "一周", "就医", extra={"answer_choice": "[]"}),
+        ),
+        (
+            "baize",
+            {"topic": "t", "input": "Hello there.\n[|Human|] a\n[|AI|] b"},
+            chat("a", "b", topic="t", extra={"opening": "Hello there.\n", "closed": True}),
+        ),
+        (
+            "sharegpt",
+            {"id": "x", "conversations": [{"from": "system", "value": "s"}, {"from": "chatgpt", "value": "a"}]},
+            Dialogue((Message("assistant", "a"),), "s", id="x"),
+        ),
+        (
+            "dolly",
+            {"instruction": "a", "context": None, "response": "b", "category": "open_qa"},
+            Task("a", (Instance("", "b"),), extra={"category": "open_qa"}),
+        ),
+        (
+            "pclue",
+            {"input": "a", "target": ["b", "c"], "type": "mrc"},
+            Task("a", (Instance("", "b"), Instance("", "c")), False, extra={"type": "mrc"}),
+        ),
+        (
+            "pclue",
+            {"input": "a", "target": "b", "type": "nli", "answer_choices": ""},
+            Task("a", (Instance("", "b"),), True, extra={"type": "nli", "answer_choices": ""}),
+        ),
+        (
+            "webgpt",
+            {
+                "question": {"dataset": "d", "id": "q", "full_text": "Q"},
+                "answer_0": "a",
+                "answer_1": "b",
+                "score_0": -1,
+                "score_1": 1,
+            },
+            Comparison("Q", (Response("a", -1.0), Response("b", 1.0)), "q", {"dataset": "d"}),
+        ),
+        (
+            "summarize-feedback",
+            {
+                "info": {"id": "i", "post": None, "article": "A"},
+                "summaries": [{"text": "a"}, {"text": "b"}],
+                "choice": 1,
+            },
+            Comparison(
+                "A", (Response("a", rank=1), Response("b", rank=0)), "i", {"info": {"post": None, "from": "article"}}
+            ),
+        ),
+        (
+            "preference",
+            {
+                "chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+                "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}],
+            },
+            Comparison("q", (Response("a", rank=0), Response("b", rank=1))),
+        ),
+        ("kto", {"prompt": "q", "completion": "a", "label": False}, Comparison("q", (Response("a", -1.0),))),
+        (
+            "deepspeed-chat",
+            {"prompt": "Human: How are you? Assistant:", "chosen": "Fine.", "rejected": "Go away."},
+            Comparison("How are you?", (Response("Fine.", rank=0), Response("Go away.", rank=1))),
+        ),
+        (
+            "messages",
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "a"}]},
+                    {"role": "assistant", "content": "b"},
+                ]
+            },
+            chat("a", "b"),
+        ),
+    ],
+)
+def test_variants_in_the_wild(name: str, row: Any, expected: Record) -> None:
+    assert one(name, row) == expected
+
+
+def test_the_five_files_of_self_instruct() -> None:
+    yes = {"instruction": "a", "is_classification": " Yes"}
+    maybe = {"instruction": "a", "is_classification": "Yes."}
+    assert one("self-instruct-classification", yes) == Task("a", is_classification=True)
+    assert one("self-instruct-classification", maybe) == Task(
+        "a", is_classification=False, extra={"is_classification": "Yes."}
+    )
+    raw = "Example 1\nInput: 3, 1\nOutput: 1, 3\n\nExample 2\nOutput: nothing\nExample 3\nno marker"
+    assert self_instruct.parse_instances(raw) == (Instance("3, 1", "1, 3"), Instance("", "nothing"))
+    labels = "Class label: good\nI love it.\nClass label: bad\nI hate it."
+    assert self_instruct.parse_instances(labels) == (Instance("I love it.", "good"), Instance("I hate it.", "bad"))
+    row = {"instruction": "a", "raw_instances": raw, "instance_metadata": {"x": 1}}
+    (back,) = formats.get("self-instruct-raw-instances").encode(one("self-instruct-raw-instances", row))
+    assert back == row
+    prompt = {"prompt": "Input: x\nOutput:", "completion": " y<|endoftext|>"}
+    assert formats.get("self-instruct-gpt3").encode(one("self-instruct-gpt3", prompt)) == [prompt]
+
+
+@pytest.mark.parametrize(
+    ("upvotes", "accepted", "expected"),
+    [(0, False, 0), (1, False, 1), (3, False, 2), (7, True, 4), (-1, False, -1), (-2, True, -1)],
+)
+def test_stack_exchange_scores(upvotes: int, accepted: bool, expected: int) -> None:
+    assert stackllama.score(upvotes, accepted) == expected
+
+
+def test_stack_exchange_pairs_are_strict_and_at_most_ten() -> None:
+    responses = tuple(Response(f"answer {n}", score=float(n // 2)) for n in range(8))
+    rows = formats.get("stackllama").encode(Comparison("Q", responses, "1"))
+    assert len(rows) == 10
+    score = {response.content: response.score for response in responses}
+    assert all((score[row["response_j"]] or 0) > (score[row["response_k"]] or 0) for row in rows)
+    assert {row[key] for row in rows for key in ("response_j", "response_k")} == set(score)
+    with pytest.raises(InputError, match="no response is better"):
+        formats.get("stackllama").encode(Comparison("Q", (Response("a", 1.0), Response("b", 1.0))))
+
+
+def test_koala_joins_fields_and_masks_brackets() -> None:
+    (row,) = formats.get("koala").encode(chat("a", "b", "c", "d"))
+    assert koala.segments(row) == [
+        ("USER: a GPT:", False),
+        ("b", True),
+        ("<|eos|>", True),
+        ("USER: c GPT:", False),
+        ("d", True),
+        ("<|eos|>", True),
+    ]
+    good, bad = formats.get("koala").encode(Comparison("q", (Response("a", 0.0), Response("b", 1.0))))
+    assert koala.segments(good)[0][0] == "USER: q GPT:"
+    assert koala.segments(bad)[0][0] == "USER: q An Unhelpful Answer:"
+    with pytest.raises(InputError, match="tie"):
+        formats.get("koala").encode(Comparison("q", (Response("a", 0.0), Response("b", 0.0))))
+
+
+def test_baize_is_byte_exact_with_its_trailing_marker() -> None:
+    opening = "The conversation between human and AI assistant.\n"
+    text = opening + "[|Human|] a?\n[|AI|] b\n\nc \n[|Human|] d\n[|AI|] e\n[|Human|] "
+    source = json.dumps([{"topic": "Ä?", "input": text}] * 2).encode()
+    target = io.BytesIO()
+    formats.write("baize", formats.read(io.BytesIO(source)), target)
+    assert target.getvalue() == source
+
+
+@pytest.mark.parametrize(
+    ("name", "record", "reason"),
+    [
+        ("sharegpt", chat("a", "b", "c"), "end with the assistant"),
+        ("sharegpt", Dialogue((Message("assistant", "a"), Message("user", "b"))), "message 1 must be the user's"),
+        ("sharegpt", chat("a", " "), r"message 2 \(assistant\) is empty"),
+        ("messages", Dialogue((Message("user", "a"), Message("tool", "b"))), "must be of assistant, found tool"),
+        ("messages", chat("a", "b", "c"), "end with the assistant"),
+        ("alpaca", Task("a"), "no instance"),
+        ("alpaca", Task("a", (Instance("", " "),)), "output is empty"),
+        ("chatdoctor", Task("a", (Instance("", "b"),)), "patient"),
+        ("belle-3.5m", chat("a", "b"), "needs an id"),
+        ("guanaco", chat("a\nAssistant: no", "b", "c", "d"), "reads? back differently"),
+        ("baize", chat("a", "b\n[|Human|] c"), "reads? back differently"),
+        ("preference", Comparison("q", (Response("a", 1.0), Response("b", 1.0))), "no response is better"),
+        ("kto", Comparison("q", (Response("a"),)), "good response from a bad"),
+        ("colossalai", chat("a", "b", "c"), "end with the assistant"),
+        (
+            "llama-factory-ranking",
+            Comparison(chat("a", "b"), (Response("a", rank=0), Response("b", rank=1))),
+            "end with the user",
+        ),
+    ],
+)
+def test_targets_keep_their_own_rules(name: str, record: Record, reason: str) -> None:
+    report = formats.write(name, [record], io.BytesIO())
+    assert report.written == 0
+    ((_, found),) = report.refused
+    assert re.search(reason, found), found
+
+
+def test_one_key_family_per_file() -> None:
+    report = formats.write("prompt-completion", [Task("a", (Instance("", "b"),)), chat("c", "d")], io.BytesIO())
+    assert report.written == 1
+    assert "one key family" in report.refused[0][1]
+
+
+def test_ids_are_unique_and_made_when_missing() -> None:
+    target = io.BytesIO()
+    report = formats.write(
+        "sharegpt", [chat("a", "b"), chat("a", "b"), chat("c", "d", id="x"), chat("e", "f", id="x")], target
+    )
+    assert len({row["id"] for row in json.loads(target.getvalue())}) == 3
+    assert report.refused == [("x", 'id "x" is there twice')]
+
+
+def test_a_tie_asks_and_an_unknown_shape_is_told() -> None:
+    (koala_row,), (moss_row,) = (formats.get(n).encode(formats.get(n).example) for n in ("koala", "moss"))
+    with pytest.raises(InputError, match=r"may be koala or moss or moss-object; say which with --from"):
+        registry.choose([koala_row | moss_row])
+    with pytest.raises(InputError, match=r"no known format .*\(colour\)"):
+        list(formats.read(io.BytesIO(b'{"colour": 1}\n')))
+
+
+def test_names_are_told_when_wrong() -> None:
+    with pytest.raises(ConfigError, match="closest: alpaca"):
+        formats.get("alpacca")
+
+
+# --- the real thing
+
+
+def samples() -> Iterator[Path]:
+    yield from sorted((SAMPLES / "moss").glob("*/*.json"))
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the real samples are not beside this checkout")
+def test_moss_samples_are_written_again_byte_for_byte() -> None:
+    paths = list(samples())
+    assert len(paths) > 200
+    for path in paths:
+        with formats.open_records(path) as reading:
+            records = list(reading)
+            assert reading.format.name == "moss"
+        target = io.BytesIO()
+        assert formats.write("moss-object", records, target).refused == []
+        assert target.getvalue() == path.read_bytes(), path
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the real samples are not beside this checkout")
+@pytest.mark.parametrize(
+    ("file", "name", "count"),
+    [
+        ("alpaca_en_demo.json", "alpaca", 999),
+        ("alpaca_zh_demo.json", "alpaca", 1000),
+        ("belle_zh_seed_tasks.json", "self-instruct", 175),
+        ("stanford_seed_tasks.jsonl", "self-instruct", 175),
+        ("glaive_toolcall_en_demo.json", "llama-factory-sharegpt", 300),
+        ("dpo_zh_demo.json", "llama-factory-ranking", 300),
+    ],
+)
+def test_samples_are_recognised_and_read_whole(file: str, name: str, count: int, tmp_path: Path) -> None:
+    misnamed = tmp_path / "data.csv.gz"
+    misnamed.write_bytes((SAMPLES / file).read_bytes())
+    with formats.open_records(misnamed) as reading:
+        records = list(reading)
+        assert (reading.format.name, len(records), reading.bad) == (name, count, 0)
+    report = formats.write(name, records, tmp_path / "out.json")
+    assert (report.written, report.refused, dict(report.labels)) == (count, [], {})
+    packed = tmp_path / "out.json.gz"
+    formats.write(name, records, packed)
+    assert gzip.decompress(packed.read_bytes()) == (tmp_path / "out.json").read_bytes()
+    assert list(formats.read(packed)) == records
