@@ -14,7 +14,7 @@ from typing import Any
 from selfinstruct import formats
 from selfinstruct.cleaning import Cleaner, Count, cleaner
 from selfinstruct.errors import InputError
-from selfinstruct.formats.files import created
+from selfinstruct.formats.outputs import created
 from selfinstruct.values import Record
 
 

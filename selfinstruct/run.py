@@ -1,167 +1,33 @@
-"""Put a run together: settings to recipe, prompt, seeds, backend and store; then let the loop work.
-
-`plan` reads and checks everything a run needs and touches nothing; `Session` holds what is open while
-it runs.
-"""
+"""Work on a run: open what it needs, let the loop go, and stop for a reason."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
+import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
-from selfinstruct import config as settings
-from selfinstruct import loop, plugins, prompts, seeds
+from selfinstruct import loop, plugins
 from selfinstruct.backends import Backend
 from selfinstruct.backends.governor import Governed
 from selfinstruct.backends.retry import Retrying
 from selfinstruct.budget import Budget, Limits, load_price
 from selfinstruct.config import RunConfig
-from selfinstruct.errors import BackendError, ConfigError, RunMismatch, SelfInstructError, Stopped
-from selfinstruct.filters import DEFAULT_FILTERS, FILTERS, Filter, build_filters, spec_of
+from selfinstruct.errors import BackendError, ConfigError, SelfInstructError, Stopped
 from selfinstruct.journal import Journal
-from selfinstruct.judge import Judge
-from selfinstruct.languages import LanguagePack, load_pack
-from selfinstruct.models import Profile, resolve
-from selfinstruct.models.registry import REGISTRY
-from selfinstruct.novelty import NoveltyIndex, tokenizer
-from selfinstruct.recipes import Brief, Recipe
-from selfinstruct.store import Commit, RunStore, RunView, Summary
-from selfinstruct.values import Capabilities, Task
+from selfinstruct.judge import Judge, subject
+from selfinstruct.novelty import NoveltyIndex
+from selfinstruct.plan import Plan, is_metered, make_filters
+from selfinstruct.store import Commit, RunStore
 
 Say = Callable[[str], None]
 
 _NOTE_EVERY = 5.0
 """Seconds between two notes of the running time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A run, checked and ready: everything that decides its records, and nothing opened yet."""
-
-    config: RunConfig
-    recipe: Recipe
-    pack: LanguagePack
-    prompt: prompts.Prompt
-    seeds: tuple[Task, ...]
-    profile: Profile | None
-    fingerprint: Mapping[str, Any]
-    notices: tuple[str, ...] = ()
-
-    def brief(self, capabilities: Capabilities) -> Brief:
-        """Return what the recipe may know."""
-        return Brief(self.config, self.config.style, self.pack, self.prompt, self.seeds, capabilities)
-
-
-def plan(
-    layers: Sequence[Mapping[str, Any]],
-    *,
-    source: str = "command line",
-    fetch: bool = True,
-    stored: Sequence[Task] = (),
-) -> Plan:
-    """Settle and check a run's settings.
-
-    Args:
-        layers: settings, later ones over earlier ones; `recipe` must be in one of them.
-        source: where they come from, for messages.
-        fetch: whether a local model may be fetched now; without it only what is known by name is used.
-        stored: the seed tasks of an existing run, which take the place of the seed file.
-
-    Raises:
-        ConfigError: anything that is not as it should be, with file:line or key.
-    """
-    recipe_name = next((layer["recipe"] for layer in reversed(layers) if layer.get("recipe")), None)
-    if recipe_name is None:
-        raise ConfigError(f"{source}: recipe: say what to make; there are: {', '.join(plugins.names('recipes'))}")
-    recipe: Recipe = plugins.load("recipes", str(recipe_name))
-    chosen = settings.build([recipe.defaults, *layers], source=source)
-    pack = load_pack(chosen.language)
-    profile, digest = _model(chosen.model, fetch=fetch)
-    notices: list[str] = []
-    if profile and profile.languages and pack.tag.split("-")[0] not in profile.languages:
-        raise ConfigError(
-            f"language: {chosen.model} speaks only {', '.join(profile.languages)}, not {pack.name} ({pack.tag}): its "
-            "output would be noise. Choose another model with --model, for example openai/NAME --base-url URL, or "
-            "llama.cpp/qwen2.5-1.5b"
-        )
-    style = chosen.style if chosen.style != "auto" else profile.style if profile else "list"
-    if style not in recipe.styles:
-        raise ConfigError(f"style: {recipe.name} knows {', '.join(recipe.styles)}, not {style!r}")
-    chosen = chosen.model_copy(update={"style": style})
-    tokenizer(chosen.novelty.tokenizer)
-    tasks = tuple(stored) or _seed_tasks(chosen, notices)
-    prompt = prompts.load(recipe.prompts, pack.tag, style, recipe.variables[style])
-    if not pack.shipped:
-        notices.append(
-            f"there is no language pack for {pack.tag}: the English prompt names the language, and no word lists apply"
-        )
-    if chosen.concurrency > chosen.window:
-        notices.append(f"concurrency {chosen.concurrency} is held to the window of {chosen.window}; see --set window=N")
-    content = {
-        "content.seeds": seeds.digest(tasks),
-        "content.prompt": prompt.digest,
-        "content.language_pack": _digest(asdict(pack)),
-        "content.model_file": digest,
-        "tokenizer": tokenizer(chosen.novelty.tokenizer).version,
-    }
-    return Plan(chosen, recipe, pack, prompt, tasks, profile, settings.fingerprint(chosen) | content, tuple(notices))
-
-
-def open_run(folder: Path, plan: Plan) -> RunStore:
-    """Create the run in `folder`, or hold the one that is there if it was made with the same config.
-
-    Raises:
-        RunMismatch: it was made with another config; says which fields.
-        RunLocked: another process holds it.
-    """
-    dumped = json.loads(plan.config.model_dump_json())
-    if not (folder / "run.sqlite").exists():
-        return RunStore.create(
-            folder,
-            config=dumped,
-            config_yaml=settings.dump(plan.config),
-            fingerprint=plan.fingerprint,
-            seeds=plan.seeds,
-        )
-    store = RunStore.open(folder)
-    try:
-        changed = settings.differences(store.view.meta("fingerprint"), json.loads(json.dumps(plan.fingerprint)))
-        if changed:
-            raise RunMismatch(
-                f"{folder} holds a run made with another config:\n  " + "\n  ".join(changed) + "\n"
-                "Undo the change, or choose another folder with --output"
-            )
-        store.save_config(dumped, settings.dump(plan.config))
-    except BaseException:
-        store.close()
-        raise
-    return store
-
-
-def resume_plan(folder: Path, layers: Sequence[Mapping[str, Any]]) -> Plan:
-    """Read a run's own settings back and lay `layers` (a target, budgets) over them.
-
-    Raises:
-        RunNotFound: there is no run in the folder.
-        ConfigError: its config.yaml is not valid any more.
-    """
-    with RunView.open(folder) as view:
-        stored = view.seeds()
-    path = folder / "config.yaml"
-    return plan([settings.read(path), *layers], source=str(path), stored=stored)
-
-
-def is_metered(plan: Plan) -> bool:
-    """Tell whether requests cost money or somebody else's machine time: those under way are then waited for."""
-    return not plan.config.model.startswith("llama.cpp/")
 
 
 @dataclass(slots=True)
@@ -171,6 +37,8 @@ class Session:
     plan: Plan
     store: RunStore
     say: Say
+    backend: Backend | None = None
+    pilot: int | None = None
     budget: Budget = field(init=False)
     journal: Journal = field(init=False)
     governor: Governed = field(init=False)
@@ -190,8 +58,11 @@ class Session:
                 "completion: USD}}, dollars per million tokens), or limit with --max-tokens"
             )
         cost = None if limits.max_cost is None else Decimal(limits.max_cost)
+        requests = limits.max_requests
+        if self.pilot is not None:
+            requests = min(spent.requests + self.pilot, requests or spent.requests + self.pilot)
         self.budget = Budget(
-            Limits(limits.max_requests, limits.max_tokens, cost, limits.max_time),
+            Limits(requests, limits.max_tokens, cost, limits.max_time),
             price,
             requests=spent.requests,
             tokens=spent.spent_tokens,
@@ -222,9 +93,16 @@ class Session:
                 judge = self._judge(stage.name)
                 guard = _Guard(config)
                 commits = loop.grow(
-                    stage, seed=config.seed, target=config.target, window=config.window, concurrency=self._concurrency(),
-                    pool=self.pool, judge=judge, journal=self.journal, store=store,
-                )  # fmt: skip
+                    stage,
+                    seed=config.seed,
+                    target=config.target,
+                    window=config.window,
+                    concurrency=self._concurrency(),
+                    pool=self.pool,
+                    judge=judge,
+                    journal=self.journal,
+                    store=store,
+                )
                 async with aclosing(commits):
                     async for commit in commits:
                         on_commit(commit)
@@ -254,16 +132,24 @@ class Session:
         provider, _, model = config.model.partition("/")
         if not model:
             raise ConfigError(f"model: expected PROVIDER/MODEL such as openai/gpt-4o-mini, got {config.model!r}")
-        backend: Backend = await plugins.load("backends", provider)(model, config)
+        backend: Backend = self.backend or await plugins.load("backends", provider)(model, config)
         self.governor = Governed(
             self.journal.metered(backend),
             concurrency=self._concurrency(),
             rpm=config.rpm,
             tpm=config.tpm,
+            # Nobody limits the rate of a model of one's own: it need not be felt for.
+            ramp=4.0 if is_metered(self.plan) else math.inf,
         )
-        wrapped: Backend = Retrying(self.governor, attempts=config.backend.attempts, patience=config.backend.patience)
+        wrapped: Backend = Retrying(
+            self.governor, attempts=config.backend.attempts, patience=config.backend.patience, notify=self._waiting
+        )
         self.journal.backend = wrapped
         return wrapped
+
+    def _waiting(self, error: BackendError, seconds: float) -> None:
+        if seconds >= _NOTE_EVERY:
+            self.say(f"waiting {seconds:.0f} s: {error}")
 
     def _concurrency(self) -> int:
         config = self.plan.config
@@ -275,36 +161,17 @@ class Session:
         return stages[-1]
 
     def _judge(self, stage: str) -> Judge:
-        config = self.plan.config
-        index = NoveltyIndex(
-            tokenizer=config.novelty.tokenizer, threshold=config.novelty.threshold, engine=config.novelty.engine
-        )
-        index.add_many((task.id, task.instruction) for task in self.plan.seeds)
-        index.add_many(
-            (id, record.instruction) for id, record in self.store.view.accepted(stage) if isinstance(record, Task)
-        )
+        index = new_index(self.plan)
+        index.add_many((id, subject(record)) for id, record in self.store.view.accepted(stage))
         return Judge(make_filters(self.plan), index)
 
 
-def make_filters(plan: Plan) -> list[Filter]:
-    """Return the filters of a plan: the style's defaults, with what the model's profile and the person change.
-
-    Raises:
-        ConfigError: there is no such filter, or it has no such parameter.
-    """
-    defaults = DEFAULT_FILTERS["stepwise" if plan.config.style == "stepwise" else "list"]
-    wanted: dict[str, Mapping[str, Any]] = {name: {} for name in defaults}
-    if "low_logprob" in wanted and plan.profile and plan.profile.min_logprob is not None:
-        wanted["low_logprob"] = {"minimum": plan.profile.min_logprob}
-    known = dict(FILTERS)
-    for name, change in plan.config.filters.items():
-        if name not in known:
-            known[name] = spec_of(name, plugins.load("filters", name), "plugin")
-        if change is False:
-            wanted.pop(name, None)
-        else:
-            wanted[name] = {**wanted.get(name, {}), **({} if change is True else change)}
-    return [check for _, check in build_filters(wanted.items(), plan.pack, known)]
+def new_index(plan: Plan) -> NoveltyIndex:
+    """Return a novelty index that holds the plan's seed tasks."""
+    chosen = plan.config.novelty
+    index = NoveltyIndex(tokenizer=chosen.tokenizer, threshold=chosen.threshold, engine=chosen.engine)
+    index.add_many((task.id, task.instruction) for task in plan.seeds)
+    return index
 
 
 class _Guard:
@@ -325,50 +192,14 @@ class _Guard:
         self._failed = self._failed + 1 if commit.state == "failed" else 0
         if self._failed >= self._limits.failed_draws:
             raise BackendError(
-                f"the last {self._failed} draws all failed, most recently with: {commit.error}. Look at the cause, then "
-                "resume; --set stop.failed_draws=N changes how many are borne"
+                f"the last {self._failed} draws all failed, most recently with: {commit.error}. "
+                "Look at the cause, then resume; --set stop.failed_draws=N changes how many are borne"
             )
         self._recent.append((sum(d.accepted for d in commit.decisions), len(commit.decisions)))
         accepted, candidates = (sum(column) for column in zip(*self._recent, strict=True))
         if len(self._recent) == self._recent.maxlen and accepted < self._limits.saturation_yield * max(candidates, 1):
             raise Stopped(
                 f"saturated: of the last {candidates} candidates in {len(self._recent)} draws only {accepted} were "
-                "accepted. Look at the rejections with `selfinstruct status`; more or other seed tasks, a stronger model, "
+                "accepted. Look at the rejections with `selfinstruct status`. More or other seed tasks, a stronger model "
                 "or a higher --set novelty.threshold bring new ones; --set stop.saturation_yield=0 goes on regardless"
             )
-
-
-def _seed_tasks(config: RunConfig, notices: list[str]) -> tuple[Task, ...]:
-    if config.seeds:
-        return seeds.load_tasks(Path(config.seeds))
-    path = seeds.path_for(config.language)
-    if path is None:
-        path = seeds.path_for("en")
-        notices.append(
-            f"there are no seed tasks for {config.language}: English ones are shown; give your own with --seeds"
-        )
-    if path is None:
-        raise ConfigError("seeds: the shipped seed tasks are missing; give a file with --seeds")
-    return seeds.load_tasks(path)
-
-
-def _model(name: str, *, fetch: bool) -> tuple[Profile | None, str]:
-    """Return what is known of a local model, and its file's digest; nothing for models behind an address."""
-    provider, _, model = name.partition("/")
-    if provider != "llama.cpp":
-        return None, ""
-    if not fetch:
-        entry = REGISTRY.get(model)
-        return (entry.profile, entry.sha256) if entry else (None, "")
-    local = resolve(model)
-    return local.profile, local.digest
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def summary(folder: Path, stage: str = "tasks") -> Summary:
-    """Return where the run in `folder` stands."""
-    with RunView.open(folder) as view:
-        return view.summary(stage)

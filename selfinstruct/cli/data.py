@@ -87,9 +87,9 @@ def dedup(source: str, against: str | None, threshold: str, output: str, as_json
     from collections.abc import Iterator
 
     from selfinstruct import formats
+    from selfinstruct.checks import question
     from selfinstruct.errors import InputError
     from selfinstruct.novelty import NoveltyIndex
-    from selfinstruct.verify import question
 
     outside = None
     if against:
@@ -213,14 +213,15 @@ def verify(
     from contextlib import ExitStack
     from dataclasses import asdict
 
+    from selfinstruct import checks as record_checks
     from selfinstruct import formats
     from selfinstruct import verify as checks
-    from selfinstruct.formats.files import created
+    from selfinstruct.formats.outputs import created
 
     values, shares = _thresholds(config, settings, allow)
-    texts = (checks.question(record) for record in formats.read(against)) if against else None
+    texts = (record_checks.question(record) for record in formats.read(against)) if against else None
     verifier = checks.Verifier(
-        thresholds=checks.Thresholds.of(values), language=language, against=texts, only=only, skip=skip
+        thresholds=record_checks.Thresholds.of(values), language=language, against=texts, only=only, skip=skip
     )
     with ExitStack() as stack:
         stream = stack.enter_context(created(Path(findings))) if findings else None

@@ -18,9 +18,10 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout 
 @_as_json
 def status(folder: Path, as_json: bool) -> None:
     """Show where a run stands; also while it works."""
-    from selfinstruct.run import summary
+    from selfinstruct.store import RunView
 
-    found = summary(folder)
+    with RunView.open(folder) as view:
+        found = view.summary("tasks")
     if as_json:
         click.echo(json.dumps(asdict(found), ensure_ascii=False, indent=2))
         return
@@ -92,7 +93,7 @@ def _trace_lines(origin: dict[str, Any]) -> list[str]:
 def show(what: str, recipe: str, language: str | None, model: str | None, overrides: tuple[str, ...]) -> None:
     """Show the rendered prompt of a recipe; no request is made."""
     from selfinstruct.config import parse_override
-    from selfinstruct.run import plan
+    from selfinstruct.plan import plan
     from selfinstruct.values import Capabilities
 
     # Without a model the recipe's list prompt is meant: that is what any endpoint gets.

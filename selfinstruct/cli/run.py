@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 import click
 
-from selfinstruct import run as runs
+from selfinstruct import plan as plans
 from selfinstruct.cli.progress import Progress
 from selfinstruct.config import parse_override, read
 from selfinstruct.errors import ConfigError, Interrupted, SelfInstructError
+from selfinstruct.run import Session
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -81,11 +82,11 @@ def run(
     """Start a run, or go on with it if the folder holds one with the same config."""
     layers = [read(config)] if config else []
     layers += [{"recipe": recipe}, *_layers(options), *(parse_override(text) for text in overrides)]
-    plan = runs.plan(layers)
+    plan = plans.plan(layers)
     if output is None:
         time = datetime.datetime.now(datetime.UTC).astimezone().strftime("%Y%m%d-%H%M%S")
         output = Path("runs") / f"{Path(recipe).stem}-{plan.config.language}-{time}"
-    with runs.open_run(output, plan) as store:
+    with plans.open_run(output, plan) as store:
         _work(plan, store, quiet)
 
 
@@ -94,8 +95,8 @@ def run(
 @_knobs
 def resume(folder: Path, overrides: tuple[str, ...], quiet: bool, **options: Any) -> None:
     """Go on with a run from where it stopped."""
-    plan = runs.resume_plan(folder, [*_layers(options), *(parse_override(text) for text in overrides)])
-    with runs.open_run(folder, plan) as store:
+    plan = plans.resume_plan(folder, [*_layers(options), *(parse_override(text) for text in overrides)])
+    with plans.open_run(folder, plan) as store:
         _work(plan, store, quiet)
 
 
@@ -110,8 +111,8 @@ def _layers(options: dict[str, Any]) -> list[dict[str, Any]]:
     return layers
 
 
-def _work(plan: runs.Plan, store: Any, quiet: bool) -> None:
-    session = runs.Session(plan, store, lambda line: click.echo(line, err=True))
+def _work(plan: plans.Plan, store: Any, quiet: bool) -> None:
+    session = Session(plan, store, lambda line: click.echo(line, err=True))
     for notice in plan.notices:
         click.echo(f"note: {notice}", err=True)
     progress = Progress(session, quiet=quiet)
@@ -129,7 +130,7 @@ def _work(plan: runs.Plan, store: Any, quiet: bool) -> None:
     progress.closing(None)
 
 
-async def _until_done(session: runs.Session, progress: Progress) -> None:
+async def _until_done(session: Session, progress: Progress) -> None:
     task = asyncio.current_task()
     asked = 0
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 import io
 import itertools
 
-from selfinstruct.formats.files import container
-from selfinstruct.formats.files import opened as _opened
 from selfinstruct.formats.format import Format, Row
+from selfinstruct.formats.inputs import container
+from selfinstruct.formats.inputs import opened as _opened
 from selfinstruct.formats.reading import BadRow, Reading, open_records, read
 from selfinstruct.formats.registry import Match, builtin, candidates, get, names
 from selfinstruct.formats.shape import Loss

@@ -17,16 +17,9 @@ from typing import Any
 from selfinstruct.errors import InputError
 from selfinstruct.formats import alpaca
 from selfinstruct.formats.format import Format, Row, fields, has, items, kind, text
+from selfinstruct.formats.messages import argument_text, arguments, checked, tool_schemas
+from selfinstruct.formats.preferences import as_dialogue, labelled, plain_prompt
 from selfinstruct.formats.shape import pairs
-from selfinstruct.formats.trainers import (
-    argument_text,
-    arguments,
-    as_dialogue,
-    checked,
-    labelled,
-    plain_prompt,
-    tool_schemas,
-)
 from selfinstruct.formats.transcript import alternating
 from selfinstruct.values import Comparison, Dialogue, Message, Record, Response, Task, ToolCall
 

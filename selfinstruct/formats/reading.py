@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats import registry
-from selfinstruct.formats.files import Container, OpenFile, Source, opened
 from selfinstruct.formats.format import Format
+from selfinstruct.formats.inputs import Container, OpenFile, Source, opened
 from selfinstruct.formats.scan import Item
 from selfinstruct.values import Record
 

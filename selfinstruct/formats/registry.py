@@ -25,7 +25,10 @@ _FAMILIES = (
     "oasst",
     "pclue",
     "stackllama",
-    "trainers",
+    "messages",
+    "preferences",
+    "deepspeed",
+    "colossal",
     "llama_factory",
 )
 

@@ -15,8 +15,8 @@ from typing import IO, Any, cast
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats import registry, shape
-from selfinstruct.formats.files import RowWriter, created, layout_of, row_writer, save
 from selfinstruct.formats.format import Format, Layout, Row, kind
+from selfinstruct.formats.outputs import RowWriter, created, layout_of, row_writer, save
 from selfinstruct.values import Record
 
 EVAL_EVERY = 20

@@ -16,7 +16,7 @@ from selfinstruct.values import Neighbour
 if TYPE_CHECKING:
     from selfinstruct.novelty.engine import Engine, Hit, Threshold
 
-_BATCH = 16384
+_BATCH = 8192
 _ENGINES = ("auto", "numpy", "numba", "rouge-score")
 
 
@@ -172,13 +172,14 @@ class NoveltyIndex:
         """Return the texts as token ids; a new word gets the next one."""
         words, entries = self._words, []
         for tokens in self.tokenizer.split_many(texts):
-            ids = [words.get(token, 0) for token in tokens]
-            if 0 in ids:
-                for i, token in enumerate(tokens):
-                    if ids[i] == 0:
-                        ids[i] = words.setdefault(token, self._next_word)
-                        self._next_word = max(self._next_word, ids[i] + 1)
-            entries.append(ids)
+            try:
+                entries.append([words[token] for token in tokens])
+            except KeyError:
+                for token in tokens:
+                    if token not in words:
+                        words[token] = self._next_word
+                        self._next_word += 1
+                entries.append([words[token] for token in tokens])
         return entries
 
     def _query(self, text: str) -> list[int]:

@@ -1,0 +1,198 @@
+"""From settings to a plan: everything that decides a run's records, read and checked, and nothing opened yet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from selfinstruct import config as settings
+from selfinstruct import plugins, prompts, seeds
+from selfinstruct.config import RunConfig
+from selfinstruct.errors import ConfigError, RunMismatch
+from selfinstruct.filters import DEFAULT_FILTERS, FILTERS, Filter, build_filters, spec_of
+from selfinstruct.languages import LanguagePack, load_pack
+from selfinstruct.models import Profile, resolve
+from selfinstruct.models.registry import REGISTRY
+from selfinstruct.novelty import tokenizer
+from selfinstruct.recipes import Brief, Recipe
+from selfinstruct.store import RunStore, RunView
+from selfinstruct.values import Capabilities, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run, checked and ready: everything that decides its records, and nothing opened yet."""
+
+    config: RunConfig
+    recipe: Recipe
+    pack: LanguagePack
+    prompt: prompts.Prompt
+    seeds: tuple[Task, ...]
+    profile: Profile | None
+    fingerprint: Mapping[str, Any]
+    notices: tuple[str, ...] = ()
+
+    def brief(self, capabilities: Capabilities) -> Brief:
+        """Return what the recipe may know."""
+        return Brief(self.config, self.config.style, self.pack, self.prompt, self.seeds, capabilities)
+
+
+def plan(
+    layers: Sequence[Mapping[str, Any]],
+    *,
+    source: str = "command line",
+    fetch: bool = True,
+    stored: Sequence[Task] = (),
+) -> Plan:
+    """Settle and check a run's settings.
+
+    Args:
+        layers: settings, later ones over earlier ones; `recipe` must be in one of them.
+        source: where they come from, for messages.
+        fetch: whether a local model may be fetched now; without it only what is known by name is used.
+        stored: the seed tasks of an existing run, which take the place of the seed file.
+
+    Raises:
+        ConfigError: anything that is not as it should be, with file:line or key.
+    """
+    recipe_name = next((layer["recipe"] for layer in reversed(layers) if layer.get("recipe")), None)
+    if recipe_name is None:
+        raise ConfigError(f"{source}: recipe: say what to make; there are: {', '.join(plugins.names('recipes'))}")
+    recipe: Recipe = plugins.load("recipes", str(recipe_name))
+    chosen = settings.build([recipe.defaults, *layers], source=source)
+    pack = load_pack(chosen.language)
+    profile, digest = _model(chosen.model, fetch=fetch)
+    notices: list[str] = []
+    if profile and profile.languages and pack.tag.split("-")[0] not in profile.languages:
+        raise ConfigError(
+            f"language: {chosen.model} speaks only {', '.join(profile.languages)}, not {pack.name} ({pack.tag}): its "
+            "output would be noise. Choose another model with --model, for example openai/NAME --base-url URL, or "
+            "llama.cpp/qwen2.5-1.5b"
+        )
+    style = chosen.style if chosen.style != "auto" else profile.style if profile else "list"
+    if style not in recipe.styles:
+        raise ConfigError(f"style: {recipe.name} knows {', '.join(recipe.styles)}, not {style!r}")
+    chosen = chosen.model_copy(update={"style": style})
+    tokenizer(chosen.novelty.tokenizer)
+    tasks = tuple(stored) or _seed_tasks(chosen, notices)
+    prompt = prompts.load(recipe.prompts, pack.tag, style, recipe.variables[style])
+    if not pack.shipped:
+        notices.append(
+            f"there is no language pack for {pack.tag}: the English prompt names the language, and no word lists apply"
+        )
+    if chosen.concurrency > chosen.window:
+        notices.append(f"concurrency {chosen.concurrency} is held to the window of {chosen.window}; see --set window=N")
+    content = {
+        "content.seeds": seeds.digest(tasks),
+        "content.prompt": prompt.digest,
+        "content.language_pack": _digest(asdict(pack)),
+        "content.model_file": digest,
+        "tokenizer": tokenizer(chosen.novelty.tokenizer).version,
+    }
+    planned = Plan(chosen, recipe, pack, prompt, tasks, profile, settings.fingerprint(chosen) | content, tuple(notices))
+    make_filters(planned)  # a wrong name or parameter is said now, before anything is opened
+    return planned
+
+
+def open_run(folder: Path, plan: Plan) -> RunStore:
+    """Create the run in `folder`, or hold the one that is there if it was made with the same config.
+
+    Raises:
+        RunMismatch: it was made with another config; says which fields.
+        RunLocked: another process holds it.
+    """
+    dumped = json.loads(plan.config.model_dump_json())
+    if not (folder / "run.sqlite").exists():
+        return RunStore.create(
+            folder,
+            config=dumped,
+            config_yaml=settings.dump(plan.config),
+            fingerprint=plan.fingerprint,
+            seeds=plan.seeds,
+        )
+    store = RunStore.open(folder)
+    try:
+        changed = settings.differences(store.view.meta("fingerprint"), json.loads(json.dumps(plan.fingerprint)))
+        if changed:
+            raise RunMismatch(
+                f"{folder} holds a run made with another config:\n  " + "\n  ".join(changed) + "\n"
+                "Undo the change, or choose another folder with --output"
+            )
+        store.save_config(dumped, settings.dump(plan.config))
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def resume_plan(folder: Path, layers: Sequence[Mapping[str, Any]]) -> Plan:
+    """Read a run's own settings back and lay `layers` (a target, budgets) over them.
+
+    Raises:
+        RunNotFound: there is no run in the folder.
+        ConfigError: its config.yaml is not valid any more.
+    """
+    with RunView.open(folder) as view:
+        stored = view.seeds()
+    path = folder / "config.yaml"
+    return plan([settings.read(path), *layers], source=str(path), stored=stored)
+
+
+def is_metered(plan: Plan) -> bool:
+    """Tell whether requests cost money or somebody else's machine time: those under way are then waited for."""
+    return not plan.config.model.startswith("llama.cpp/")
+
+
+def make_filters(plan: Plan) -> list[Filter]:
+    """Return the filters of a plan: the style's defaults, with what the model's profile and the person change.
+
+    Raises:
+        ConfigError: there is no such filter, or it has no such parameter.
+    """
+    defaults = DEFAULT_FILTERS["stepwise" if plan.config.style == "stepwise" else "list"]
+    wanted: dict[str, Mapping[str, Any]] = {name: {} for name in defaults}
+    if "low_logprob" in wanted and plan.profile and plan.profile.min_logprob is not None:
+        wanted["low_logprob"] = {"minimum": plan.profile.min_logprob}
+    known = dict(FILTERS)
+    for name, change in plan.config.filters.items():
+        if name not in known:
+            known[name] = spec_of(name, plugins.load("filters", name), "plugin")
+        if change is False:
+            wanted.pop(name, None)
+        else:
+            wanted[name] = {**wanted.get(name, {}), **({} if change is True else change)}
+    return [check for _, check in build_filters(wanted.items(), plan.pack, known)]
+
+
+def _seed_tasks(config: RunConfig, notices: list[str]) -> tuple[Task, ...]:
+    if config.seeds:
+        return seeds.load_tasks(Path(config.seeds))
+    path = seeds.path_for(config.language)
+    if path is None:
+        path = seeds.path_for("en")
+        notices.append(
+            f"there are no seed tasks for {config.language}: English ones are shown; give your own with --seeds"
+        )
+    if path is None:
+        raise ConfigError("seeds: the shipped seed tasks are missing; give a file with --seeds")
+    return seeds.load_tasks(path)
+
+
+def _model(name: str, *, fetch: bool) -> tuple[Profile | None, str]:
+    """Return what is known of a local model, and its file's digest; nothing for models behind an address."""
+    provider, _, model = name.partition("/")
+    if provider != "llama.cpp":
+        return None, ""
+    if not fetch:
+        entry = REGISTRY.get(model)
+        return (entry.profile, entry.sha256) if entry else (None, "")
+    local = resolve(model)
+    return local.profile, local.digest
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
