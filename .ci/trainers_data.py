@@ -87,6 +87,8 @@ def main(folder: Path) -> None:
         ("llama-factory-sharegpt", "llama-factory/tools.json", tool_dialogues()),
         ("llama-factory-ranking", "llama-factory/ranking.json", comparisons()),
         ("llama-factory-kto", "llama-factory/kto.json", comparisons()),
+        ("axolotl", "axolotl/tools.jsonl", tool_dialogues()),
+        ("axolotl-dpo", "axolotl/dpo.jsonl", comparisons()),
         ("deepspeed-chat", "deepspeed-chat/data", comparisons()),
         ("colossalai", "colossalai/data.jsonl", dialogues()),
     )

@@ -15,6 +15,33 @@ from selfinstruct.verify import CHECKS
 PAGE = Path(__file__).with_name("formats.md")
 
 
+REAL = {
+    "alpaca": "alpaca_en_demo, alpaca_zh_demo (1,999 rows)",
+    "self-instruct": "Stanford's and BELLE's seed tasks (350)",
+    "moss-object": "280 of MOSS's own samples, byte for byte",
+    "moss": "280 of MOSS's own samples",
+    "llama-factory-sharegpt": "glaive_toolcall_en_demo (300)",
+    "llama-factory-ranking": "dpo_zh_demo (300)",
+}
+RUN = {
+    "messages": "TRL SFTTrainer, with and without tools",
+    "parquet": "TRL SFTTrainer",
+    "prompt-completion": "TRL SFTTrainer",
+    "preference": "TRL DPOTrainer",
+    "kto": "TRL KTOTrainer",
+    "axolotl": "Axolotl chat_template strategy",
+    "axolotl-dpo": "Axolotl dpo chat_template.default",
+    "llama-factory": "LLaMA-Factory get_dataset, sft",
+    "llama-factory-sharegpt": "LLaMA-Factory get_dataset, sft with tools",
+    "llama-factory-ranking": "LLaMA-Factory get_dataset, rm",
+    "llama-factory-kto": "LLaMA-Factory get_dataset, kto",
+    "deepspeed-chat": "its checks, restated in tests/formats/test_trainers.py",
+    "colossalai": "its checks, restated in tests/formats/test_trainers.py",
+    "colossalai-preference": "its checks, restated in tests/formats/test_trainers.py",
+    "sharegpt": "FastChat's checks, restated in tests/formats/test_trainers.py",
+}
+
+
 def section(format: Format) -> list[str]:
     """Return the lines about one format."""
     rows = example_rows(format)
@@ -55,13 +82,18 @@ def page() -> str:
         "lose a part a model learns from is refused, or with `--lossy` written without it and listed with the reason",
         "in `OUT.lost.jsonl`. Names ending in `.gz`, `.zst` and `.parquet` choose compression and Parquet.",
         "",
-        "| format | holds | written as |",
-        "|---|---|---|",
+        "Every format (Parquet aside) has a golden file in `tests/formats/golden`. The last two columns tell which",
+        "real data was read and written again, and which trainer's own code `.ci/trainers` ran on our files, keeping",
+        "every row.",
+        "",
+        "| format | holds | written as | real sample | trainer |",
+        "|---|---|---|---|---|",
     ]
     chosen = [formats.get(name) for name in formats.builtin()]
     for format in chosen:
         kinds = ", ".join(sorted(kind.__name__.lower() for kind in format.kinds))
-        lines.append(f"| [{format.name}](#{format.name.replace('.', '')}) | {kinds} | {format.layout} |")
+        proof = f"{REAL.get(format.name, '')} | {RUN.get(format.name, '')}"
+        lines.append(f"| [{format.name}](#{format.name.replace('.', '')}) | {kinds} | {format.layout} | {proof} |")
     lines.append("")
     for format in chosen:
         lines += section(format)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,10 @@ class Worst:
         """Bound a request's tokens before it is sent.
 
         A byte-level vocabulary never makes more tokens than there are UTF-8 bytes; each message
-        costs a few more for the chat template.
+        costs a few more for the chat template. Tool calls count as the JSON a template writes.
         """
         texts = [request.prompt or "", request.schema, *(message.content for message in request.messages)]
+        texts += [json.dumps(asdict(call)) for message in request.messages for call in message.tool_calls]
         size = sum(len(text.encode("utf-8", "replace")) for text in texts)
         return cls(size + 16 * (len(request.messages) + 1), request.sampling.max_tokens)
 
@@ -122,7 +124,7 @@ class Budget:
         self._clock = clock
         self._started = clock()
         self._in_flight = 0
-        self._settled = asyncio.Condition()
+        self._settled = asyncio.Event()
 
     @property
     def seconds(self) -> float:
@@ -140,24 +142,28 @@ class Budget:
             Stopped: it can't be sent without risking a limit; says which and how to go on.
         """
         cost = self.price_of(worst.prompt_tokens, worst.completion_tokens)
-        async with self._settled:
-            while (short := self._short(worst.tokens, cost)) is not None:
-                if not self._in_flight:
-                    raise Stopped(short)
-                await self._settled.wait()
-            self._in_flight += 1
-            self.requests += 1
-            self.tokens += worst.tokens
-            self.cost += cost or 0
+        while (short := self._short(worst.tokens, cost)) is not None:
+            if not self._in_flight:
+                raise Stopped(short)
+            self._settled.clear()
+            await self._settled.wait()
+        self._in_flight += 1
+        self.requests += 1
+        self.tokens += worst.tokens
+        self.cost += cost or 0
         return cost
 
-    async def settle(self, worst: Worst, reserved: Decimal | None, tokens: int, cost: Decimal | None) -> None:
+    def settle(self, worst: Worst, reserved: Decimal | None, tokens: int, cost: Decimal | None) -> None:
         """Replace a reservation by what the request came to."""
-        async with self._settled:
-            self._in_flight -= 1
-            self.tokens += tokens - worst.tokens
-            self.cost += (cost or 0) - (reserved or 0)
-            self._settled.notify_all()
+        self._in_flight -= 1
+        self.tokens += tokens - worst.tokens
+        self.cost += (cost or 0) - (reserved or 0)
+        self._settled.set()
+
+    def release(self, worst: Worst, reserved: Decimal | None) -> None:
+        """Take a reservation back: the request did not leave."""
+        self.requests -= 1
+        self.settle(worst, reserved, 0, None)
 
     def _short(self, tokens: int, cost: Decimal | None) -> str | None:
         limits = self.limits

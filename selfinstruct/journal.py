@@ -103,29 +103,42 @@ class Journal:
         self._refuse_when_closed()
         worst = Worst.of(request)
         reserved = await self.budget.reserve(worst)
-        key = request.key(self.model)
-        send = await self.store.send(key, worst.tokens, _text(reserved))
-        ticket.sent = True
+        send = await self._record(ticket, worst, reserved, request.key(self.model))
+        # Whatever ends this without an answer, nobody knows whether it was billed: it stays at its worst case.
+        tokens, cost = worst.tokens, reserved
         started = time.monotonic()
         try:
             completion = await backend.complete(request)
+            usage = completion.usage
+            tokens = usage.prompt_tokens + usage.completion_tokens
+            cost = self.budget.price_of(usage.prompt_tokens, usage.completion_tokens)
+            await self.store.journal(
+                send, request.key(self.model), ticket.stage, ticket.draw, request, completion,
+                cost=_text(cost), seconds=time.monotonic() - started,
+            )  # fmt: skip
+            return completion
         except BackendError as error:
-            # Without an answer nobody knows whether the request was billed: it stays at its worst case.
-            billed = worst.tokens if error.maybe_billed else 0
-            cost = reserved if error.maybe_billed else None
-            await self.store.settle(send, tokens=billed, cost=_text(cost), error=f"{type(error).__name__}: {error}")
-            await self.budget.settle(worst, reserved, billed, cost)
+            if not error.maybe_billed:
+                tokens, cost = 0, None
+            await self.store.settle(send, tokens=tokens, cost=_text(cost), error=f"{type(error).__name__}: {error}")
             raise
         finally:
             ticket.sent = False
-        usage = completion.usage
-        cost = self.budget.price_of(usage.prompt_tokens, usage.completion_tokens)
-        await self.store.journal(
-            send, key, ticket.stage, ticket.draw, request, completion,
-            cost=_text(cost), seconds=time.monotonic() - started,
-        )  # fmt: skip
-        await self.budget.settle(worst, reserved, usage.prompt_tokens + usage.completion_tokens, cost)
-        return completion
+            self.budget.settle(worst, reserved, tokens, cost)
+
+    async def _record(self, ticket: _Ticket, worst: Worst, reserved: Decimal | None, key: str) -> int:
+        """Make the send durable and return its id; while that lasts the run may close, and nothing leaves."""
+        ticket.sent = True
+        try:
+            send = await self.store.send(key, worst.tokens, _text(reserved))
+            if self._stop is not None:
+                await self.store.withdraw(send)
+                raise self._stop
+        except BaseException:
+            ticket.sent = False
+            self.budget.release(worst, reserved)
+            raise
+        return send
 
 
 @dataclass(slots=True)

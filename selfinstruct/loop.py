@@ -17,11 +17,12 @@ import random
 from array import array
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from selfinstruct.errors import BadReply, RequestRefused, Stopped
 from selfinstruct.journal import Journal
 from selfinstruct.judge import Judge
-from selfinstruct.store import Commit, RunStore
+from selfinstruct.store import Commit, RunStore, RunView
 from selfinstruct.values import Candidate, Completion, Rejection, Request, Task
 
 
@@ -94,13 +95,24 @@ async def _run(stage: Stage, draw: Draw, slots: asyncio.Semaphore) -> Sequence[C
 async def _outcome(
     draw: Draw, running: asyncio.Task[Sequence[Candidate]], judge: Judge, decided: int, wanted: int
 ) -> Commit:
-    """Judge what a draw brought, up to the last record wanted."""
-    state, error, candidates = "done", None, []
     try:
-        candidates = list(await running)
+        candidates = await running
     except (RequestRefused, BadReply) as refused:
-        state, error = "failed", f"{type(refused).__name__}: {refused}"
-    decisions = []
+        return settle(draw, (), judge, wanted=wanted, error=f"{type(refused).__name__}: {refused}")
+    return settle(draw, candidates, judge, decided=decided, wanted=wanted)
+
+
+def settle(
+    draw: Draw,
+    candidates: Sequence[Candidate],
+    judge: Judge,
+    *,
+    wanted: int,
+    decided: int = 0,
+    error: str | None = None,
+) -> Commit:
+    """Judge what a draw brought, up to the last record wanted; `decided` candidates are settled already."""
+    state, decisions = "failed" if error else "done", []
     for position, candidate in enumerate(candidates[decided:], decided):
         if wanted == 0:
             state = "open"
@@ -120,9 +132,21 @@ def _ahead(stage: Stage, pool: TaskPool, number: int, target: int, window: int) 
     return max(1, min(window, math.ceil(1.1 * (target - pool.accepted) / max(rate, 1e-3))))
 
 
+class Answers(Protocol):
+    """Where a draw's completions come from: the journal, or a recording of it."""
+
+    model: str
+
+    async def complete(self, stage: str, draw: int, request: Request) -> Completion:
+        """Return the completion of a request of a draw."""
+
+
 @dataclass(slots=True)
 class Draw:
-    """What a recipe's coroutine is given: its number, its randomness, its pool, and a way to ask."""
+    """What a recipe's coroutine is given: its number, its randomness, its pool, and a way to ask.
+
+    `recorded` demonstrations take the place of sampled ones when an old draw is judged again.
+    """
 
     stage: str
     number: int
@@ -130,7 +154,8 @@ class Draw:
     _pool: TaskPool
     _machine: int
     _judge: Judge
-    _journal: Journal
+    _journal: Answers
+    recorded: tuple[Task, ...] | None = None
     rng: random.Random = field(init=False)
     shown: tuple[Task, ...] = field(default=(), init=False)
     requests: list[str] = field(default_factory=list, init=False)
@@ -143,6 +168,9 @@ class Draw:
 
         Self-Instruct, `bootstrap_instructions.py`: 8 in all, of which up to 2 machine tasks.
         """
+        if self.recorded is not None:
+            self.shown = self.recorded
+            return self.shown
         tasks = self._pool.sample_machine(self.rng, min(machine, self._machine), self._machine)
         tasks += self.rng.sample(self._pool.seeds, min(seed + machine - len(tasks), len(self._pool.seeds)))
         self.rng.shuffle(tasks)
@@ -170,11 +198,11 @@ class Draw:
 class TaskPool:
     """Seed tasks and accepted machine tasks, each with the draw it was accepted in."""
 
-    def __init__(self, seeds: Sequence[Task], stage: str, store: RunStore) -> None:
+    def __init__(self, seeds: Sequence[Task], stage: str, view: RunView, draws: Iterable[int]) -> None:
         self.seeds = tuple(seeds)
         self._stage = stage
-        self._store = store
-        self._draws = array("q", store.view.accepted_draws(stage))
+        self._view = view
+        self._draws = array("q", draws)
 
     @property
     def accepted(self) -> int:
@@ -193,7 +221,7 @@ class TaskPool:
         """Sample `count` of the first `of` machine tasks; they are read from the store, not kept in memory."""
         tasks = []
         for number in rng.sample(range(1, of + 1), count):
-            id, record = self._store.view.accepted_at(self._stage, number)
+            id, record = self._view.accepted_at(self._stage, number)
             if isinstance(record, Task):
                 tasks.append(replace(record, id=id))
         return tasks

@@ -12,7 +12,7 @@ from typing import Any
 from selfinstruct import config as settings
 from selfinstruct import plugins, prompts, seeds
 from selfinstruct.config import RunConfig
-from selfinstruct.errors import ConfigError, RunMismatch
+from selfinstruct.errors import ConfigError, PluginError, RunMismatch
 from selfinstruct.filters import DEFAULT_FILTERS, FILTERS, Filter, build_filters, spec_of
 from selfinstruct.languages import LanguagePack, load_pack
 from selfinstruct.models import Profile, resolve
@@ -62,7 +62,11 @@ def plan(
     recipe_name = next((layer["recipe"] for layer in reversed(layers) if layer.get("recipe")), None)
     if recipe_name is None:
         raise ConfigError(f"{source}: recipe: say what to make; there are: {', '.join(plugins.names('recipes'))}")
-    recipe: Recipe = plugins.load("recipes", str(recipe_name))
+    recipe = plugins.load("recipes", str(recipe_name))
+    if not isinstance(recipe, Recipe):
+        raise PluginError(
+            f"recipes: {recipe_name!r} must be a selfinstruct.recipes.Recipe, found {type(recipe).__name__}"
+        )
     chosen = settings.build([recipe.defaults, *layers], source=source)
     pack = load_pack(chosen.language)
     profile, digest = _model(chosen.model, fetch=fetch)
@@ -160,7 +164,7 @@ def make_filters(plan: Plan) -> list[Filter]:
     known = dict(FILTERS)
     for name, change in plan.config.filters.items():
         if name not in known:
-            known[name] = spec_of(name, plugins.load("filters", name), "plugin")
+            known[name] = spec_of(name, plugins.load("filters", name, shipped=FILTERS), "plugin")
         if change is False:
             wanted.pop(name, None)
         else:
@@ -184,7 +188,9 @@ def _seed_tasks(config: RunConfig, notices: list[str]) -> tuple[Task, ...]:
 
 def _model(name: str, *, fetch: bool) -> tuple[Profile | None, str]:
     """Return what is known of a local model, and its file's digest; nothing for models behind an address."""
-    provider, _, model = name.partition("/")
+    provider, model = plugins.split_model(name)
+    if fetch:
+        plugins.load("backends", provider)  # a wrong name is told before there is a run folder made with it
     if provider != "llama.cpp":
         return None, ""
     if not fetch:

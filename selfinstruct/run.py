@@ -7,7 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from pathlib import Path
 
@@ -88,8 +88,10 @@ class Session:
         reason, state = "", "failed"
         try:
             async with aclosing(await self._backend()) as backend:
+                await store.put_meta(capabilities=asdict(backend.capabilities))
                 stage = self._stage(backend)
-                self.pool = loop.TaskPool(self.plan.seeds, stage.name, store)
+                accepted = store.view.accepted_draws(stage.name)
+                self.pool = loop.TaskPool(self.plan.seeds, stage.name, store.view, accepted)
                 judge = self._judge(stage.name)
                 guard = _Guard(config)
                 commits = loop.grow(
@@ -129,9 +131,7 @@ class Session:
 
     async def _backend(self) -> Backend:
         config = self.plan.config
-        provider, _, model = config.model.partition("/")
-        if not model:
-            raise ConfigError(f"model: expected PROVIDER/MODEL such as openai/gpt-4o-mini, got {config.model!r}")
+        provider, model = plugins.split_model(config.model)
         backend: Backend = self.backend or await plugins.load("backends", provider)(model, config)
         self.governor = Governed(
             self.journal.metered(backend),
@@ -200,6 +200,7 @@ class _Guard:
         if len(self._recent) == self._recent.maxlen and accepted < self._limits.saturation_yield * max(candidates, 1):
             raise Stopped(
                 f"saturated: of the last {candidates} candidates in {len(self._recent)} draws only {accepted} were "
-                "accepted. Look at the rejections with `selfinstruct status`. More or other seed tasks, a stronger model "
-                "or a higher --set novelty.threshold bring new ones; --set stop.saturation_yield=0 goes on regardless"
+                "accepted. Look at the rejections with `selfinstruct status`. More or other seed tasks, a stronger "
+                "model or a higher --set novelty.threshold bring new ones; "
+                "--set stop.saturation_yield=0 goes on regardless"
             )

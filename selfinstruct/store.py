@@ -2,7 +2,8 @@
 
 One process writes (a lock file sees to it), any number read while it does. All writes go through
 one thread that groups whatever is waiting into one transaction and fsyncs it, so an awaited write
-is durable and sixty-four of them cost hardly more than one.
+is durable and sixty-four of them cost hardly more than one. A few megabytes are set aside while a
+run is written: when the disk fills up they take in what has been paid for, and nothing more is asked.
 
     sends        each request handed to the endpoint, before it leaves: what a budget counts
     completions  the journal: what came back, under the request's content key
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import errno
+import itertools
 import json
 import os
 import platform
@@ -21,15 +24,14 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
-from functools import cache
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import filelock
-import pydantic
 
 from selfinstruct.errors import RunLocked, RunNotFound, StoreError
 from selfinstruct.values import (
@@ -38,15 +40,26 @@ from selfinstruct.values import (
     Completion,
     Decision,
     Dialogue,
+    Instance,
+    Message,
     Neighbour,
     Record,
     Rejection,
     Request,
+    Response,
+    Sampling,
     Task,
+    ToolCall,
+    Usage,
 )
+
+_T = TypeVar("_T")
 
 SCHEMA_VERSION = 1
 DATABASE = "run.sqlite"
+RESERVE = "run.reserve"
+_RESERVED = 4 << 20
+"""Bytes set aside: about 64 answers in flight, each of some ten database pages, and the closing notes."""
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -74,6 +87,9 @@ CREATE TABLE candidates (
 CREATE UNIQUE INDEX candidates_accepted ON candidates (stage, accepted) WHERE accepted IS NOT NULL;
 CREATE INDEX candidates_rejected ON candidates (stage, filter) WHERE accepted IS NULL;
 """
+
+
+_INSERT_COMPLETION = "INSERT OR IGNORE INTO completions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +151,18 @@ class RunView:
         if not path.is_file():
             raise RunNotFound(f"{folder}: there is no run here ({DATABASE} is missing)")
         with _explained(path):
-            connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)
-            connection.execute("PRAGMA query_only = ON")
-            _check_version(path, connection)
-        return cls(folder, connection)
+            connection = _connect_reader(path)
+            try:
+                connection.execute("PRAGMA query_only = ON")
+                _check_version(path, connection)
+                view = cls(folder, connection)
+                for key in ("config", "fingerprint"):
+                    if view.meta(key) is None:
+                        raise StoreError(f"{path}: damaged, its {key} is missing; restore it from a copy")
+            except BaseException:
+                connection.close()
+                raise
+        return view
 
     def close(self) -> None:
         """Close the connection."""
@@ -153,21 +177,25 @@ class RunView:
     def meta(self, key: str) -> Any:
         """Return a stored value (config, fingerprint, state ...) or None."""
         row = self._one("SELECT value FROM meta WHERE key = ?", (key,))
-        return None if row is None else json.loads(row[0])
+        return None if row is None else _parsed(row[0], lambda value: value)
 
     def seeds(self) -> tuple[Task, ...]:
         """Return the seed tasks the run started from, in order."""
-        return tuple(_task_from(text) for (text,) in self._rows("SELECT task FROM seeds ORDER BY position"))
+        return tuple(_parsed(text, _task) for (text,) in self._rows("SELECT task FROM seeds ORDER BY position"))
 
     def completion(self, key: str) -> Completion | None:
         """Return the journaled completion of a request, or None."""
         row = self._one("SELECT completion FROM completions WHERE key = ?", (key,))
-        return None if row is None else _adapter(Completion).validate_json(row[0])
+        return None if row is None else _parsed(row[0], _completion)
 
     def exchange(self, key: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """Return (request, completion) as stored, or None."""
         row = self._one("SELECT request, completion FROM completions WHERE key = ?", (key,))
-        return None if row is None else (json.loads(row[0]), json.loads(row[1]))
+        return None if row is None else (_parsed(row[0], dict), _parsed(row[1], dict))
+
+    def journal_rows(self) -> Iterator[Any]:
+        """Yield the completions as they are stored, for another run to take over."""
+        return self._rows("SELECT * FROM completions")
 
     def next_draw(self, stage: str) -> tuple[int, int]:
         """Return the first draw not yet settled, and how many of its candidates are already decided."""
@@ -203,23 +231,19 @@ class RunView:
 
     def decision(self, id: str) -> dict[str, Any] | None:
         """Return a candidate's row with everything stored about it, as a plain mapping, or None."""
-        cursor = self._connection.execute("SELECT * FROM candidates WHERE id = ?", (id,))
-        row = cursor.fetchone()
-        return None if row is None else dict(zip([column[0] for column in cursor.description], row, strict=True))
+        return next(self._mappings("SELECT * FROM candidates WHERE id = ?", (id,)), None)
 
     def decisions(self, stage: str, draw: int) -> list[dict[str, Any]]:
         """Return all candidates of one draw in order."""
-        ids = self._rows("SELECT id FROM candidates WHERE stage = ? AND draw = ? ORDER BY position", (stage, draw))
-        return [found for (id,) in list(ids) if (found := self.decision(id)) is not None]
+        query = "SELECT * FROM candidates WHERE stage = ? AND draw = ? ORDER BY position"
+        return list(self._mappings(query, (stage, draw)))
 
     def draw(self, stage: str, number: int) -> dict[str, Any] | None:
         """Return a draw's row as a plain mapping, or None."""
-        cursor = self._connection.execute("SELECT * FROM draws WHERE stage = ? AND number = ?", (stage, number))
-        row = cursor.fetchone()
-        if row is None:
+        found = next(self._mappings("SELECT * FROM draws WHERE stage = ? AND number = ?", (stage, number)), None)
+        if found is None:
             return None
-        found = dict(zip([column[0] for column in cursor.description], row, strict=True))
-        return found | {key: json.loads(found[key]) for key in ("demonstrations", "requests")}
+        return found | {key: _parsed(found[key], list) for key in ("demonstrations", "requests")}
 
     def summary(self, stage: str) -> Summary:
         """Count what the run holds, and say whether its process lives."""
@@ -274,6 +298,11 @@ class RunView:
             return "interrupted", "the process ended without closing the run"
         return state["state"], state["reason"]
 
+    def is_sound(self) -> bool:
+        """Look at every page of the database; takes about a second for half a gigabyte."""
+        row = self._one("PRAGMA quick_check(1)")
+        return bool(row and row[0] == "ok")
+
     def _one(self, query: str, parameters: Sequence[Any] = ()) -> Any:
         with _explained(self.folder / DATABASE):
             return self._connection.execute(query, parameters).fetchone()
@@ -281,6 +310,13 @@ class RunView:
     def _rows(self, query: str, parameters: Sequence[Any] = ()) -> Iterator[Any]:
         with _explained(self.folder / DATABASE):
             yield from self._connection.execute(query, parameters)
+
+    def _mappings(self, query: str, parameters: Sequence[Any]) -> Iterator[dict[str, Any]]:
+        with _explained(self.folder / DATABASE):
+            cursor = self._connection.execute(query, parameters)
+            names = [column[0] for column in cursor.description]
+            for row in cursor:
+                yield dict(zip(names, row, strict=True))
 
 
 _Job = Callable[[sqlite3.Connection], Any]
@@ -300,8 +336,10 @@ class _Waiting:
     def resolve(self) -> None:
         """Wake the waiter; an error is raised where it waits."""
         self.done.set()
-        if self.loop and self.future and not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._settle, self.future)
+        if self.loop and self.future:
+            # A loop that is closed by now has nobody left who waits.
+            with suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(self._settle, self.future)
 
     def _settle(self, future: asyncio.Future[Any]) -> None:
         if future.done():
@@ -319,10 +357,27 @@ class RunStore:
         self.folder = folder
         self._lock = lock
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._gate = threading.Lock()
+        self._ended: BaseException | None = None
+        self._full: StoreError | None = None
         self._path = folder / DATABASE
+        self._file = _identity(self._path)
         self.view = RunView.open(folder)
+        try:
+            _check_whole(self.view, self._path)
+            _set_aside(folder / RESERVE)
+        except BaseException:
+            self.view.close()
+            raise
         self._thread = threading.Thread(target=self._write_all, name="run-store", daemon=True)
         self._thread.start()
+        try:
+            # Requests in flight when the last process died may have been answered and paid: they stay counted.
+            self._do(lambda connection: connection.execute(_LOSE_OPEN))
+        except BaseException:
+            self._thread.join()
+            self.view.close()
+            raise
 
     @classmethod
     def create(
@@ -338,36 +393,41 @@ class RunStore:
 
         Raises:
             RunLocked: another process holds it.
-            StoreError: the folder can't be written.
+            StoreError: the folder can't be written, or holds a run or the rest of one.
         """
         path = folder / DATABASE
         with _explained(path):
             folder.mkdir(parents=True, exist_ok=True)
             lock = _acquire(folder)
             try:
+                _refuse_leftovers(path)
                 _write_atomically(folder / "config.yaml", config_yaml)
                 # The database appears under its name only when whole: a crash here leaves no half-made run.
-                temporary = folder / f".{DATABASE}.{os.getpid()}"
-                temporary.unlink(missing_ok=True)
-                connection = _connect(temporary)
-                connection.execute("BEGIN IMMEDIATE")
-                for statement in _SCHEMA.split(";\n"):
-                    if statement.strip():
-                        connection.execute(statement)
-                _put_meta(connection, {"config": config, "fingerprint": fingerprint, "created": _now()})
-                connection.executemany(
-                    "INSERT INTO seeds VALUES (?, ?, ?)",
-                    [(position, task.id, _dumps(asdict(task))) for position, task in enumerate(seeds)],
-                )
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-                connection.execute("COMMIT")
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                connection.close()
-                temporary.replace(path)
+                temporary = folder / f".{DATABASE}.new"
+                try:
+                    _remove_database(temporary)
+                    with closing(_connect(temporary)) as connection:
+                        connection.execute("BEGIN IMMEDIATE")
+                        for statement in _SCHEMA.split(";\n"):
+                            if statement.strip():
+                                connection.execute(statement)
+                        _put_meta(connection, {"config": config, "fingerprint": fingerprint, "created": _now()})
+                        connection.executemany(
+                            "INSERT INTO seeds VALUES (?, ?, ?)",
+                            [(position, _plain(task.id), _dumps(asdict(task))) for position, task in enumerate(seeds)],
+                        )
+                        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                        connection.execute("COMMIT")
+                        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    temporary.replace(path)
+                except BaseException:
+                    _remove_database(temporary)
+                    raise
+                _sync_folder(folder)
+                return cls(folder, lock)
             except BaseException:
                 lock.release()
                 raise
-            return cls(folder, lock)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -376,23 +436,26 @@ class RunStore:
         Raises:
             RunNotFound: there is none.
             RunLocked: another process holds it.
-            StoreError: the database can't be opened or written.
+            StoreError: the database is damaged, or can't be opened or written.
         """
         if not (folder / DATABASE).is_file():
             raise RunNotFound(f"{folder}: there is no run here ({DATABASE} is missing)")
         with _explained(folder / DATABASE):
             lock = _acquire(folder)
             try:
-                store = cls(folder, lock)
+                return cls(folder, lock)
             except BaseException:
                 lock.release()
                 raise
-        # Requests in flight when the last process died may have been answered and paid: they stay counted.
-        store._do(lambda c: c.execute("UPDATE sends SET state = 'lost' WHERE state = 'open'"))
-        return store
 
     async def send(self, key: str, tokens: int, cost: str | None) -> int:
-        """Record, durably and before it leaves, a request with its worst case; return the send's id."""
+        """Record, durably and before it leaves, a request with its worst case; return the send's id.
+
+        Raises:
+            StoreError: the disk has filled up; there might be no room for the answer.
+        """
+        if self._full is not None:
+            raise StoreError(str(self._full))
         insert = "INSERT INTO sends (key, state, tokens, cost) VALUES (?, 'open', ?, ?)"
         id: int = await self._put(lambda c: c.execute(insert, (key, tokens, cost)).lastrowid)
         return id
@@ -400,7 +463,12 @@ class RunStore:
     async def settle(self, send: int, *, tokens: int, cost: str | None, error: str | None = None) -> None:
         """Record what a request came to when it brought no completion."""
         update = "UPDATE sends SET state = 'failed', tokens = ?, cost = ?, error = ? WHERE id = ?"
-        await self._put(lambda c: c.execute(update, (tokens, cost, error, send)))
+        said = None if error is None else _plain(error)
+        await self._put(lambda c: c.execute(update, (tokens, cost, said, send)))
+
+    async def withdraw(self, send: int) -> None:
+        """Forget a request that was recorded and then did not leave."""
+        await self._put(lambda c: c.execute("DELETE FROM sends WHERE id = ?", (send,)))
 
     async def journal(
         self,
@@ -416,16 +484,17 @@ class RunStore:
     ) -> None:
         """Record a completion, durably: after this it is never asked for again."""
         usage = completion.usage
+        tokens = [min(count, _MOST) for count in (usage.prompt_tokens, usage.completion_tokens)]
         row = (
             key, stage, draw, _dumps(_compact(request)), _dumps(asdict(completion)),
-            usage.prompt_tokens, usage.completion_tokens, round(seconds, 3), _now(),
+            *tokens, round(seconds, 3), _now(),
         )  # fmt: skip
 
         def job(connection: sqlite3.Connection) -> None:
-            connection.execute("INSERT OR IGNORE INTO completions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            connection.execute(_INSERT_COMPLETION, row)
             connection.execute(
                 "UPDATE sends SET state = 'done', tokens = ?, cost = ? WHERE id = ?",
-                (usage.prompt_tokens + usage.completion_tokens, cost, send),
+                (min(sum(tokens), _MOST), cost, send),
             )
 
         await self._put(job)
@@ -442,6 +511,23 @@ class RunStore:
             connection.execute("DELETE FROM draws WHERE stage = ? AND number >= ?", (stage, number))
 
         await self._put(job)
+
+    def replace(self, stage: str, commits: Sequence[Commit]) -> None:
+        """Put these commits in the place of all of a stage's, in one transaction; the journal stays."""
+
+        def job(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM candidates WHERE stage = ?", (stage,))
+            connection.execute("DELETE FROM draws WHERE stage = ?", (stage,))
+            for commit in commits:
+                _commit(connection, commit)
+
+        self._do(job)
+
+    def copy_journal(self, source: RunView) -> None:
+        """Take over every completion of another run."""
+        rows = source.journal_rows()
+        while batch := list(itertools.islice(rows, 1000)):
+            self._do(partial(_insert_completions, rows=batch))
 
     def set_meta(self, **values: Any) -> None:
         """Store values such as state, config or seconds; returns when they are durable."""
@@ -464,10 +550,18 @@ class RunStore:
 
     def close(self) -> None:
         """Finish all writes, fold the WAL into the database and release the run."""
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
+        moved = _identity(self._path) != self._file
+        if not moved:
+            # The last connection to leave folds the WAL away, and only one that may write can.
+            self.view.close()
+        with self._gate:
+            if self._ended is None:
+                self._queue.put(None)
+        self._thread.join()
+        # Of a database that was moved SQLite would delete the WAL under its old name, where another may be by now.
         self.view.close()
+        if not moved:
+            (self.folder / RESERVE).unlink(missing_ok=True)
         self._lock.release()
 
     def __enter__(self) -> Self:
@@ -479,27 +573,40 @@ class RunStore:
     async def _put(self, job: _Job) -> Any:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        self._queue.put(_Waiting(job, loop, future))
-        if not self._thread.is_alive():
-            raise StoreError(f"{self._path}: the run is closed")
+        self._enqueue(_Waiting(job, loop, future))
         # A cancelled waiter must not cancel a write that is already on its way.
         return await asyncio.shield(future)
 
     def _do(self, job: _Job) -> Any:
         waiting = _Waiting(job, None, None)
-        self._queue.put(waiting)
+        self._enqueue(waiting)
         waiting.done.wait()
         if waiting.error is not None:
             raise waiting.error
         return waiting.result
 
+    def _enqueue(self, waiting: _Waiting) -> None:
+        with self._gate:
+            if self._ended is not None:
+                raise self._ended
+            self._queue.put(waiting)
+
     def _write_all(self) -> None:
+        ended: BaseException = StoreError(f"{self._path}: the run is closed; open it again with `selfinstruct resume`")
         try:
-            with _explained(self._path):
-                connection = _connect(self._path)
-        except StoreError as error:
-            self._refuse_all(error)
-            return
+            with _explained(self._path), closing(_connect(self._path)) as connection:
+                self._serve(connection)
+        except BaseException as error:  # handed on: whatever happens here, nobody may be left waiting
+            ended = error
+        with self._gate:
+            self._ended = ended
+        while not self._queue.empty():
+            waiting = self._queue.get()
+            if waiting is not None:
+                waiting.error = ended
+                waiting.resolve()
+
+    def _serve(self, connection: sqlite3.Connection) -> None:
         closing = False
         while not closing:
             batch = [self._queue.get()]
@@ -510,50 +617,115 @@ class RunStore:
                     break
             closing = None in batch
             jobs = [waiting for waiting in batch if waiting is not None]
+            if closing:
+                # Whoever sent a request has been told what became of it, or is gone.
+                jobs.append(_Waiting(lambda c: c.execute(_LOSE_OPEN), None, None))
             if jobs:
                 self._transact(connection, jobs)
         # With a busy reader or a full disk the WAL simply stays, and is read as usual next time.
         with suppress(sqlite3.Error):
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        connection.close()
 
     def _transact(self, connection: sqlite3.Connection, jobs: Sequence[_Waiting]) -> None:
+        """Write all of `jobs` or tell each why it was not; one that is wrong in itself does not harm the others."""
+        error = self._attempt(connection, jobs)
+        if isinstance(error, StoreError) and _code(error) in _NO_ROOM and self._full is None:
+            self._full = error
+            (self.folder / RESERVE).unlink(missing_ok=True)
+            error = self._attempt(connection, jobs)
+        if error is not None and len(jobs) > 1 and _code(error) not in _DISK:
+            for waiting in jobs:
+                self._transact(connection, [waiting])
+            return
+        for waiting in jobs:
+            waiting.error = error
+            waiting.resolve()
+
+    def _attempt(self, connection: sqlite3.Connection, jobs: Sequence[_Waiting]) -> Exception | None:
+        """Write `jobs` in one transaction; return what went wrong, in which case nothing is written."""
         try:
             with _explained(self._path):
+                if _identity(self._path) != self._file:
+                    raise StoreError(
+                        f"{self._path} was moved, replaced or deleted while the run was writing it; everything "
+                        "committed is in the file that was moved: put the folder back and resume"
+                    )
                 connection.execute("BEGIN IMMEDIATE")
                 for waiting in jobs:
                     waiting.result = waiting.job(connection)
                 connection.execute("COMMIT")
-        except Exception as error:  # handed on to every waiter, none is told that its write is safe
+        except Exception as error:  # the caller tells every waiter
             if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            for waiting in jobs:
-                waiting.error = error
-        for waiting in jobs:
-            waiting.resolve()
-
-    def _refuse_all(self, error: StoreError) -> None:
-        while (waiting := self._queue.get()) is not None:
-            waiting.error = error
-            waiting.resolve()
+                with suppress(sqlite3.Error):  # an I/O error has rolled back already
+                    connection.execute("ROLLBACK")
+            return error
+        return None
 
 
 def record_from(text: str) -> Record:
-    """Turn stored JSON back into the record it was."""
+    """Turn stored JSON back into the record it was.
+
+    Raises:
+        StoreError: it is damaged.
+    """
     kind, _, body = text.partition(" ")
-    record: Record = _adapter({"task": Task, "dialogue": Dialogue, "comparison": Comparison}[kind]).validate_json(body)
-    return record
+    decode = _RECORDS.get(kind)
+    if decode is None:
+        raise StoreError(f"{DATABASE} is damaged: a record of an unknown kind {kind[:20]!r}; restore it from a copy")
+    return _parsed(body, decode)
 
 
 def decision_from(row: Mapping[str, Any]) -> Decision:
-    """Turn a candidate's row into the decision it stores."""
+    """Turn a candidate's row into the decision it stores.
+
+    A candidate's own rejection and the judge's are one in the row; its demonstrations are in the draw's.
+    """
     record = None if row["record"] is None else record_from(row["record"])
     rejection = None
     if row["accepted"] is None:
-        rejection = Rejection(row["filter"], row["reason"], json.loads(row["measured"]))
+        rejection = Rejection(row["filter"], row["reason"], _parsed(row["measured"], dict))
     nearest = None if row["nearest"] is None else Neighbour(row["nearest"], row["similarity"])
     candidate = Candidate(record, row["text"], rejection, bool(row["truncated"]), row["logprob"])
     return Decision(row["id"], candidate, rejection, nearest)
+
+
+def _parsed(text: str, decode: Callable[[Any], _T]) -> _T:
+    try:
+        return decode(json.loads(text))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        shown = text if len(text) <= 60 else text[:57] + "..."
+        raise StoreError(
+            f"{DATABASE} is damaged: {shown!r} is not what was stored ({type(error).__name__}: {error}); "
+            "restore it from a copy"
+        ) from error
+
+
+# By hand, since a string with a lone surrogate passes Python's own JSON and dataclasses, and hardly anything else.
+
+
+def _task(row: Mapping[str, Any]) -> Task:
+    return Task(**{**row, "instances": tuple(Instance(**instance) for instance in row["instances"])})
+
+
+def _message(row: Mapping[str, Any]) -> Message:
+    return Message(**{**row, "tool_calls": tuple(ToolCall(**call) for call in row["tool_calls"])})
+
+
+def _dialogue(row: Mapping[str, Any]) -> Dialogue:
+    return Dialogue(**{**row, "messages": tuple(_message(message) for message in row["messages"])})
+
+
+def _comparison(row: Mapping[str, Any]) -> Comparison:
+    prompt = row["prompt"] if isinstance(row["prompt"], str) else _dialogue(row["prompt"])
+    return Comparison(**{**row, "prompt": prompt, "responses": tuple(Response(**r) for r in row["responses"])})
+
+
+_RECORDS: Mapping[str, Callable[[Any], Record]] = {"task": _task, "dialogue": _dialogue, "comparison": _comparison}
+
+
+def _completion(row: Mapping[str, Any]) -> Completion:
+    calls = tuple(ToolCall(**call) for call in row["tool_calls"])
+    return Completion(**{**row, "usage": Usage(**row["usage"]), "tool_calls": calls})
 
 
 def _commit(connection: sqlite3.Connection, commit: Commit) -> None:
@@ -572,9 +744,9 @@ def _commit(connection: sqlite3.Connection, commit: Commit) -> None:
                 decision.id, commit.stage, commit.number, position + offset,
                 number if decision.accepted else None,
                 None if candidate.record is None else _record_text(candidate.record),
-                candidate.text, candidate.truncated, candidate.logprob,
+                _plain(candidate.text), candidate.truncated, candidate.logprob,
                 rejection.filter if rejection else None,
-                rejection.reason if rejection else None,
+                _plain(rejection.reason) if rejection else None,
                 _dumps(dict(rejection.measured)) if rejection else None,
                 nearest.id if nearest else None,
                 nearest.score if nearest else None,
@@ -583,23 +755,127 @@ def _commit(connection: sqlite3.Connection, commit: Commit) -> None:
     connection.execute(
         "INSERT OR REPLACE INTO draws VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
-            commit.stage, commit.number, commit.item, commit.state, commit.error,
+            commit.stage, commit.number, commit.item, commit.state,
+            None if commit.error is None else _plain(commit.error),
             _dumps(commit.demonstrations), _dumps(commit.requests),
         ),
     )  # fmt: skip
 
 
+def _insert_completions(connection: sqlite3.Connection, rows: Sequence[Any]) -> None:
+    connection.executemany(_INSERT_COMPLETION, rows)
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, timeout=10)
-    for pragma in (
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "wal_autocheckpoint = 1000",
-        "journal_size_limit = 67108864",
-        "foreign_keys = ON",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
+    try:
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "wal_autocheckpoint = 1000",
+            "journal_size_limit = 67108864",
+            "foreign_keys = ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def _connect_reader(path: Path) -> sqlite3.Connection:
+    address = f"{path.resolve().as_uri()}?mode=ro"
+    connection = sqlite3.connect(address, uri=True, timeout=10)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
+    except sqlite3.Error as error:
+        connection.close()
+        # Where the folder can't be written SQLite has no place for its index of the WAL; without a WAL it needs none.
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN:
+            raise
+        if _size(path, "-wal"):
+            raise StoreError(
+                f"{path}: can't be read where it is: the folder can't be written, and the run was not closed properly. "
+                "Copy the whole folder to where you may write, and use the copy"
+            ) from error
+        connection = sqlite3.connect(f"{address}&immutable=1", uri=True)
+    return connection
+
+
+def _check_whole(view: RunView, path: Path) -> None:
+    """Find out that the end of the file is missing, which SQLite would take for empty pages.
+
+    After a proper close the header says how long the file is. After a crash parts may still be in the
+    WAL only, and every page is looked at.
+    """
+    with path.open("rb") as file:
+        header = file.read(32)
+    size, pages = int.from_bytes(header[16:18]), int.from_bytes(header[28:32])
+    length = pages * (65536 if size == 1 else size)
+    whole = view.is_sound() if _size(path, "-wal") else path.stat().st_size >= length
+    if not whole:
+        raise StoreError(f"{path}: the database is damaged, a part of it is missing; restore it from a copy")
+
+
+def _refuse_leftovers(path: Path) -> None:
+    """Refuse to put a new database where one is, or beside another's WAL, which SQLite would play back into it."""
+    if path.exists():
+        raise StoreError(
+            f"{path}: there is a run here already; go on with `selfinstruct resume`, or use another folder"
+        )
+    if _size(path, "-wal"):
+        raise StoreError(
+            f"{path} is gone, but what was written last is still beside it ({path.name}-wal): restore {path.name}, "
+            f"or remove {path.name}-wal as well, or use another folder"
+        )
+
+
+def _remove_database(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _size(path: Path, suffix: str) -> int:
+    """Return the bytes of a file that belongs to a database, 0 when there is none."""
+    try:
+        return path.with_name(path.name + suffix).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another that takes its name, None when there is none."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _set_aside(path: Path) -> None:
+    """Take up room on the disk, so that it can be given back when there is no other left."""
+    with path.open("wb") as file:
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, _RESERVED)
+            else:
+                file.write(bytes(_RESERVED))
+                file.flush()
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in a folder durable, and the folder's own in its parent."""
+    if os.name == "nt":
+        return  # has no such thing
+    for each in (folder, folder.resolve().parent):
+        descriptor = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _check_version(path: Path, connection: sqlite3.Connection) -> None:
@@ -624,23 +900,61 @@ class _explained:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, sqlite3.Error):
-            raise StoreError(f"{self._path}: {_advice(error)}") from error
+            code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+            advice = _ADVICE.get(code, "the database gave an error; everything committed is safe")
+            raise StoreError(f"{self._path}: {advice} ({error})") from error
         if isinstance(error, OSError):
-            raise StoreError(f"{self._path.parent}: {error.strerror or error}") from error
+            advice = _OS_ADVICE.get(error.errno or 0, "everything committed is safe; mend this and try again")
+            raise StoreError(f"{error.filename or self._path.parent}: {error.strerror or error}: {advice}") from error
 
 
-def _advice(error: sqlite3.Error) -> str:
-    code = getattr(error, "sqlite_errorcode", None) or 0
-    advice = {
-        sqlite3.SQLITE_FULL: "the disk is full; everything committed is safe: free some space and resume",
-        sqlite3.SQLITE_READONLY: "the run can't be written (read-only file or folder); make it writable and resume",
-        sqlite3.SQLITE_CANTOPEN: "can't be opened; check that the folder exists and may be read and written",
-        sqlite3.SQLITE_CORRUPT: "the database is damaged; restore it from a copy, or start a new folder",
-        sqlite3.SQLITE_NOTADB: "this is not a run database (damaged, or another file); restore it from a copy",
-        sqlite3.SQLITE_BUSY: "another program keeps the database locked; close it and try again",
-        sqlite3.SQLITE_IOERR: "the disk could not be read or written; everything committed is safe",
-    }
-    return f"{advice.get(code & 0xFF, 'the database gave an error')} ({error})"
+_ADVICE = {
+    sqlite3.SQLITE_FULL: "the disk is full; everything committed is safe: free some space and resume",
+    sqlite3.SQLITE_READONLY: "the run can't be written (read-only file or folder); make it writable and resume",
+    sqlite3.SQLITE_CANTOPEN: "can't be opened; check that the folder exists and may be read and written",
+    sqlite3.SQLITE_CORRUPT: "the database is damaged; restore it from a copy, or start a new folder",
+    sqlite3.SQLITE_NOTADB: "this is not a run database (damaged, or another file); restore it from a copy",
+    sqlite3.SQLITE_BUSY: "another program keeps the database locked; close it and try again",
+    sqlite3.SQLITE_IOERR: (
+        "the disk could not be read or written (broken, gone, or a limit on space or file size is reached); everything "
+        "committed is safe: mend that and resume"
+    ),
+}
+_FREE = "free some space and try again; everything committed is safe"
+_MAKE_WRITABLE = "make the folder readable and writable, or choose another with --output"
+_NO_FOLDER = "choose another folder with --output"
+_OS_ADVICE = {
+    errno.ENOSPC: _FREE,
+    errno.EDQUOT: _FREE,
+    errno.EFBIG: "a limit on the size of files (ulimit -f) is reached; raise it and try again",
+    errno.EACCES: _MAKE_WRITABLE,
+    errno.EPERM: _MAKE_WRITABLE,
+    errno.EROFS: _MAKE_WRITABLE,
+    errno.EEXIST: _NO_FOLDER,
+    errno.ENOTDIR: _NO_FOLDER,
+    errno.EISDIR: _NO_FOLDER,
+    errno.ENAMETOOLONG: _NO_FOLDER,
+    errno.ENOENT: "it is gone; check the path",
+}
+_NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+"""Codes that a full disk gives; a quota's or a network disk's end looks like an I/O error."""
+_DISK = _NO_ROOM | {
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_NOMEM,
+}
+"""Codes that say nothing of the statement: whatever else is written fails the same way."""
+_MOST = 2**63 - 1
+"""The largest number SQLite holds; a server may claim any."""
+_LOSE_OPEN = "UPDATE sends SET state = 'lost' WHERE state = 'open'"
+
+
+def _code(error: BaseException) -> int:
+    """Return SQLite's primary code behind an error, 0 when it has none."""
+    return (getattr(error.__cause__, "sqlite_errorcode", None) or 0) & 0xFF
 
 
 def _acquire(folder: Path) -> filelock.BaseFileLock:
@@ -677,26 +991,20 @@ def _born(pid: int) -> str | None:
         return None
 
 
-@cache
-def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
-    return pydantic.TypeAdapter(kind)
-
-
-def _task_from(text: str) -> Task:
-    task: Task = _adapter(Task).validate_json(text)
-    return task
-
-
 def _record_text(record: Record) -> str:
     return f"{type(record).__name__.lower()} {_dumps(asdict(record))}"
 
 
+_UNSET = asdict(Request(Sampling(0))) | {"sampling": None}
+
+
 def _compact(request: Request) -> dict[str, Any]:
     """Leave out what is unset: a request is stored once per completion."""
-    full = asdict(request)
+    full = {key: value for key, value in asdict(request).items() if value != _UNSET[key]}
     full["sampling"] = {key: value for key, value in full["sampling"].items() if value not in (None, ())}
-    full["messages"] = [{key: value for key, value in m.items() if value} for m in full["messages"]]
-    return {key: value for key, value in full.items() if value not in (None, "", [])}
+    if "messages" in full:
+        full["messages"] = [{key: value for key, value in m.items() if value} for m in full["messages"]]
+    return full
 
 
 def _dumps(value: Any) -> str:
@@ -706,6 +1014,15 @@ def _dumps(value: Any) -> str:
         text.encode()
     except UnicodeEncodeError:
         text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), default=str)
+    return text
+
+
+def _plain(text: str) -> str:
+    """Put U+FFFD in the place of lone surrogates, for columns of plain text; JSON keeps them as escapes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
 
 

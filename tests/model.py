@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Callable
 
 from tests.backends.endpoint import Reply, Seen, chat, continuation
@@ -35,8 +36,8 @@ def model(*, delay: Callable[[random.Random], float] = lambda _: 0.0, per_list: 
         text = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
         if "prompt" in body:
             reply = continuation(f" the {rng.choice(_THINGS)} and the {rng.choice(_THINGS)} {rng.choice(_TURNS)}.")
-        elif "Task 7:" in text:
-            reply = chat(f"Task 7: {_en_task(rng)[0]}")
+        elif re.match(r"Task \d+:", text.rpartition("\n")[2]):
+            reply = chat(f"Task 5: {_en_task(rng)[0]}")
         elif "指令:" in text:
             reply = chat(_blocks(rng, per_list, ("指令", "输入", "输出"), "<无输入>", _zh_task))
         elif "Instruction:" in text:

@@ -78,7 +78,7 @@ class World:
         stop_after: int | None = None,
     ) -> list[Commit]:
         stage = Stage("tasks", draw, expected=2)  # type: ignore[arg-type]
-        pool = TaskPool(SEEDS, "tasks", self.store)
+        pool = TaskPool(SEEDS, "tasks", self.store.view, self.store.view.accepted_draws("tasks"))
         index = NoveltyIndex(engine="numpy")
         index.add_many((task.id, task.instruction) for task in SEEDS)
         index.add_many((i, r.instruction) for i, r in self.store.view.accepted("tasks") if isinstance(r, Task))

@@ -23,6 +23,7 @@ COMMANDS = {
     "export": ("selfinstruct.cli.data:export", "Write the accepted records of a run in a format."),
     "convert": ("selfinstruct.cli.data:convert", "Turn a dataset from one format into another."),
     "refilter": ("selfinstruct.cli.run:refilter", "Judge a run again from its journal: zero requests."),
+    "replay": ("selfinstruct.cli.run:replay", "Rebuild a run from its journal alone, and compare."),
     "dedup": ("selfinstruct.cli.data:dedup", "Drop near-duplicate records of a dataset, exactly."),
     "verify": ("selfinstruct.cli.data:verify", "Check a dataset; exit 1 when records are unfit to train on."),
     "trace": ("selfinstruct.cli.inspect:trace", "Show where a record came from, whole."),

@@ -150,7 +150,8 @@ def _filters() -> list[dict[str, Any]]:
     from selfinstruct.filters import DEFAULT_FILTERS, FILTERS, spec_of
 
     known = dict(FILTERS)
-    known |= {name: spec_of(name, plugins.load("filters", name), "plugin") for name in plugins.names("filters")}
+    others = [name for name in plugins.names("filters") if name not in FILTERS]
+    known |= {name: spec_of(name, plugins.load("filters", name), "plugin") for name in others}
     return [
         {
             "filter": name,

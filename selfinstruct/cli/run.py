@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import json
 import signal
 import sys
 from collections.abc import Callable
@@ -150,3 +151,47 @@ async def _until_done(session: Session, progress: Progress) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, interrupt)
     await session.work(progress.commit)
+
+
+@click.command(epilog="Example: selfinstruct refilter runs/zh --set novelty.threshold=0.6 --dry-run")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Filters, novelty, or the target.")
+@click.option("--dry-run", is_flag=True, help="Only say what would enter and leave.")
+@click.option("--json", "as_json", is_flag=True, help="The difference as JSON on stdout.")
+def refilter(folder: Path, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+    """Judge a run again from its journal with other filters: zero requests."""
+    from dataclasses import asdict
+
+    from selfinstruct.replay import refilter as judge_again
+    from selfinstruct.store import RunStore
+
+    plan = plans.resume_plan(folder, [parse_override(text) for text in overrides])
+    with RunStore.open(folder) as store:
+        difference = asyncio.run(judge_again(plan, store, dry_run=dry_run))
+    if as_json:
+        click.echo(json.dumps(asdict(difference), ensure_ascii=False, indent=2))
+        return
+    for sign, changes in (("+", difference.entering), ("-", difference.leaving)):
+        for change in changes:
+            click.echo(f"{sign} {change.id}  {_excerpt(change.text)}  ({change.why})")
+    did = "would be" if dry_run else "are"
+    click.echo(f"{difference.before} records were accepted, {difference.after} {did}; no request was made", err=True)
+
+
+@click.command(epilog="Example: selfinstruct replay runs/zh -o runs/zh-again")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the rebuilt run.")
+def replay(folder: Path, output: Path) -> None:
+    """Rebuild a run in another folder from the journal alone, and say whether it is the same."""
+    from selfinstruct.replay import replay as rebuild
+
+    count, same = asyncio.run(rebuild(folder, plans.resume_plan(folder, []), output))
+    verdict = "the same" if same else "NOT the same: a prompt, pack or part of the program has changed since"
+    click.echo(f"{count} records rebuilt in {output} without a request: {verdict}", err=True)
+    if not same:
+        sys.exit(1)
+
+
+def _excerpt(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 80 else line[:79] + "…"

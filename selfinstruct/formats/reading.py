@@ -65,6 +65,10 @@ class Reading:
             self.records += len(found)
             yield from found
 
+    def _known(self, key: str) -> bool:
+        # Koala numbers its keys: human_0 is one of human_N.
+        return key in self.format.keys or key.rstrip("0123456789") + "N" in self.format.keys
+
     def _groups(self) -> Iterator[list[Item]]:
         group_rows = self.format.group_rows
         if group_rows is None:
@@ -86,7 +90,7 @@ class Reading:
             records = self.format.decode([item.value for item in group])
         for item in group:
             if isinstance(item.value, dict):
-                self.ignored.update(key for key in item.value if key not in self.format.keys)
+                self.ignored.update(key for key in item.value if not self._known(key))
         return records
 
 

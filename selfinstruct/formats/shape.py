@@ -188,8 +188,16 @@ def _value(arguments: str) -> Any:
         return arguments
 
 
+# How the source spelled a record, kept to write it back byte for byte: means nothing to another format.
+_SPELLING = frozenset({"id_is_number", "moss_turns", "opening", "closed"})
+
+
 def _missing_extra(extra: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [key for key, value in extra.items() if not any(key in other and other[key] == value for other in others)]
+    return [
+        key
+        for key, value in extra.items()
+        if key not in _SPELLING and not any(key in other and other[key] == value for other in others)
+    ]
 
 
 def _as_dialogue(record: Record) -> Dialogue | None:

@@ -104,10 +104,10 @@ class NumbaEngine:
         done = 0
         while (done := kernels.offer_many(self._t, flat, ends, done, *threshold, results)) < len(entries):
             self._t = tables.with_entries(self._t, len(entries) - done, len(entries[done]))
-        return [
-            None if slot < 0 else self._hit(slot, lcs, len(entry))
-            for (slot, lcs), entry in zip(results.tolist(), entries, strict=True)
-        ]
+        hits: list[Hit | None] = [None] * len(entries)
+        for i in np.flatnonzero(results[:, 0] >= 0).tolist():
+            hits[i] = self._hit(int(results[i, 0]), int(results[i, 1]), len(entries[i]))
+        return hits
 
     def _hit(self, slot: int, lcs: int, m: int) -> Hit:
         return slot, score(lcs, m, int(self._t.entry[slot, LENGTH]))

@@ -16,7 +16,7 @@ from selfinstruct.values import Neighbour
 if TYPE_CHECKING:
     from selfinstruct.novelty.engine import Engine, Hit, Threshold
 
-_BATCH = 8192
+_BATCH = 2048
 _ENGINES = ("auto", "numpy", "numba", "rouge-score")
 
 

@@ -38,8 +38,8 @@ ANSWER = Sampling(
 """Its answer: cool, with a penalty on repetition, without which one small-model answer in five loops."""
 
 STEP_SHOTS = 4
-"""Demonstrations of the stepwise prefix, the same all through a run. On the CPU the prompt is half the cost, and 3 short
-ones brought as many sensible instructions as 8."""
+"""Demonstrations of the stepwise prefix, the same all through a run. On the CPU the prompt is half the cost, and
+3 short ones brought as many sensible instructions as 8."""
 
 SCHEMA = {
     "type": "object",

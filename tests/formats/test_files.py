@@ -322,6 +322,13 @@ def test_names_are_told_when_wrong() -> None:
         formats.get("alpacca")
 
 
+def test_numbered_keys_are_known_and_others_are_counted() -> None:
+    (row,) = formats.get("koala").encode(chat("a", "b"))
+    with formats.open_records(io.BytesIO(json.dumps(row | {"note": "x"}).encode())) as reading:
+        assert list(reading) == [chat("a", "b")]
+        assert dict(reading.ignored) == {"note": 1}
+
+
 # --- the real thing
 
 

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfinstruct import formats
+from selfinstruct.checks import Thresholds, wrong_sums
 from selfinstruct.cli.data import verify as command
 from selfinstruct.errors import ConfigError
 from selfinstruct.values import Comparison, Dialogue, Instance, Message, Record, Response, Task
-from selfinstruct.verify import CHECKS, Thresholds, Verifier, verify, wrong_sums
+from selfinstruct.verify import CHECKS, Verifier, verify
 from tests.formats.records import any_record
 
 LONG = "Rivers carry water from the mountains to the sea. On their way they are joined by streams. " * 2

@@ -355,3 +355,26 @@ def test_compiled_code_is_never_older_than_its_sources(changed: str, tmp_path: P
     with (tmp_path / "selfinstruct" / "novelty" / changed).open("a") as file:
         file.write("# changed")
     assert name() != before
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_carry_crosses_a_whole_word_of_the_recurrence(engine: str) -> None:
+    """Query of three 64-bit words: "a" stands in the first and the last, and may count only once."""
+    query = " ".join(["a", *(f"q{i}" for i in range(140)), "a"])
+    index = filled(engine, [" ".join(["a", *(f"e{i}" for i in range(39))])])
+    assert index.nearest(query) == Neighbour("0", 2 / 182)
+    assert index.top(query) == ([Neighbour("0", 2 / 182)], 2 / 182)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_earlier_long_entry_wins_a_tie_although_others_promise_more(engine: str) -> None:
+    """Entry 0 has L 20 and an overlap of 20; the others have L 20 and an overlap of 29."""
+    query = [f"q{i}" for i in range(40)]
+
+    def padded(words: list[str], i: int) -> str:
+        return " ".join([*words, *(f"pad{i}x{j}" for j in range(40 - len(words)))])
+
+    others = [padded(query[:19] + query[:29:-1], i) for i in range(1, 12)]
+    index = filled(engine, [padded(query[:20], 0), *others])
+    assert index.nearest(" ".join(query)) == Neighbour("0", 0.5)
+    assert index.top(" ".join(query), 2)[0] == [Neighbour("0", 0.5), Neighbour("1", 0.5)]
