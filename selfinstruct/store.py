@@ -641,7 +641,7 @@ class RunStore:
             waiting.error = error
             waiting.resolve()
 
-    def _attempt(self, connection: sqlite3.Connection, jobs: Sequence[_Waiting]) -> Exception | None:
+    def _attempt(self, connection: sqlite3.Connection, jobs: Sequence[_Waiting]) -> BaseException | None:
         """Write `jobs` in one transaction; return what went wrong, in which case nothing is written."""
         try:
             with _explained(self._path):
@@ -654,7 +654,7 @@ class RunStore:
                 for waiting in jobs:
                     waiting.result = waiting.job(connection)
                 connection.execute("COMMIT")
-        except Exception as error:  # the caller tells every waiter
+        except BaseException as error:  # whatever it is, every waiter is told
             if connection.in_transaction:
                 with suppress(sqlite3.Error):  # an I/O error has rolled back already
                     connection.execute("ROLLBACK")
@@ -748,14 +748,14 @@ def _commit(connection: sqlite3.Connection, commit: Commit) -> None:
                 rejection.filter if rejection else None,
                 _plain(rejection.reason) if rejection else None,
                 _dumps(dict(rejection.measured)) if rejection else None,
-                nearest.id if nearest else None,
+                _plain(nearest.id) if nearest else None,
                 nearest.score if nearest else None,
             ),
         )  # fmt: skip
     connection.execute(
         "INSERT OR REPLACE INTO draws VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
-            commit.stage, commit.number, commit.item, commit.state,
+            commit.stage, commit.number, None if commit.item is None else _plain(commit.item), commit.state,
             None if commit.error is None else _plain(commit.error),
             _dumps(commit.demonstrations), _dumps(commit.requests),
         ),

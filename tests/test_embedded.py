@@ -73,19 +73,19 @@ def test_the_same_through_an_http_server_of_ones_own(
     with LlamaServer(resolve("smollm2-135m"), slots=8, context=1024) as server:
         more = {"LOCAL_SERVER_KEY": server.api_key}
         address = ["--base-url", server.base_url, "--api-key-env", "LOCAL_SERVER_KEY", "-n", "3"]
-        wrong = selfinstruct("run", "alpaca", "-m", "openai/smollm2-135m", *address, "-o", tmp_path / "w", OPENAI_API_KEY="x")
+        openai = ["-m", "openai/smollm2-135m", *address]
+        wrong = selfinstruct("run", "alpaca", *openai, "-o", tmp_path / "w", OPENAI_API_KEY="x")
         assert wrong.returncode == 4, "a missing key was accepted"
         listed = selfinstruct(
-            "run", "alpaca", "-m", "openai/smollm2-135m", *address, "--max-requests", "3", "-o", tmp_path / "l",
+            "run", "alpaca", *openai, "--max-requests", "3", "-o", tmp_path / "l",
             "--set", "sampling.max_tokens=300", **more,
         )  # fmt: skip
         assert listed.returncode in {0, 5}, listed.stderr
         steps = selfinstruct(
             "run", "alpaca", "-m", "llama-server/smollm2-135m", *address, "--set", "style=stepwise",
-            "--set", "filters.low_logprob.minimum=-1.75", "-o", tmp_path / "s", **more,
+            "--set", "filters.low_logprob.minimum=-1.75", "--concurrency", "1", "-o", tmp_path / "s", **more,
         )  # fmt: skip
         assert steps.returncode == 0, steps.stderr
-    # Another address and another name of the same model ask for the same thing, but for the seeds of its draws.
     assert dataset(tmp_path / "s") == undisturbed[1][:3]
 
 
@@ -103,7 +103,8 @@ def test_a_killed_model_server_stops_the_run_and_loses_nothing(tmp_path: Path) -
     while _completions(tmp_path / "r") < 3:
         assert time.monotonic() < deadline, "the model answered nothing"
         time.sleep(0.1)
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True)
+    listed = ["ps", "-o", "pid=", "--ppid", str(process.pid)]
+    children = subprocess.run(listed, capture_output=True, text=True, check=True)
     for child in children.stdout.split():
         os.kill(int(child), signal.SIGKILL)
     _, talk = process.communicate(timeout=60)

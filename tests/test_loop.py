@@ -84,9 +84,16 @@ class World:
         index.add_many((i, r.instruction) for i, r in self.store.view.accepted("tasks") if isinstance(r, Task))
         commits: list[Commit] = []
         run = grow(
-            stage, seed=1, target=target, window=window, concurrency=concurrency, pool=pool, judge=Judge([], index), journal=self.journal,
+            stage,
+            seed=1,
+            target=target,
+            window=window,
+            concurrency=concurrency,
+            pool=pool,
+            judge=Judge([], index),
+            journal=self.journal,
             store=self.store,
-        )  # fmt: skip
+        )
         async with aclosing(run):
             async for commit in run:
                 commits.append(commit)

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from selfinstruct import plugins
 from selfinstruct.config import build, parse_override
 from selfinstruct.errors import ConfigError, PluginError
+from selfinstruct.plan import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "tests" / "example_plugin"
@@ -305,6 +306,11 @@ def test_the_closest_name_counts_what_ships() -> None:
 def test_a_file_that_is_no_plugin_says_why(name: str, words: str, parts: Path) -> None:
     with pytest.raises(PluginError, match=words):
         plugins.load("filters", name.format(path=parts))
+
+
+def test_a_recipe_must_be_one(parts: Path) -> None:
+    with pytest.raises(PluginError, match=r"must be a selfinstruct\.recipes\.Recipe, found int"):
+        plan([{"recipe": f"{parts}:NUMBER"}])
 
 
 def test_a_file_that_fails_is_not_remembered_half_run(parts: Path) -> None:

@@ -374,7 +374,7 @@ def test_an_earlier_long_entry_wins_a_tie_although_others_promise_more(engine: s
     def padded(words: list[str], i: int) -> str:
         return " ".join([*words, *(f"pad{i}x{j}" for j in range(40 - len(words)))])
 
-    others = [padded(query[:19] + query[:29:-1], i) for i in range(1, 12)]
+    others = [padded(query[:19] + query[:29:-1], i) for i in range(1, 25)]
     index = filled(engine, [padded(query[:20], 0), *others])
     assert index.nearest(" ".join(query)) == Neighbour("0", 0.5)
     assert index.top(" ".join(query), 2)[0] == [Neighbour("0", 0.5), Neighbour("1", 0.5)]
