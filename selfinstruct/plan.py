@@ -11,6 +11,7 @@ from typing import Any
 
 from selfinstruct import config as settings
 from selfinstruct import plugins, prompts, seeds
+from selfinstruct.budget import Price, load_price
 from selfinstruct.config import RunConfig
 from selfinstruct.errors import ConfigError, PluginError, RunMismatch
 from selfinstruct.filters import DEFAULT_FILTERS, FILTERS, Filter, build_filters, spec_of
@@ -34,6 +35,7 @@ class Plan:
     seeds: tuple[Task, ...]
     profile: Profile | None
     fingerprint: Mapping[str, Any]
+    price: Price | None = None
     notices: tuple[str, ...] = ()
 
     def brief(self, capabilities: Capabilities) -> Brief:
@@ -133,7 +135,7 @@ def open_run(folder: Path, plan: Plan) -> RunStore:
     return store
 
 
-def resume_plan(folder: Path, layers: Sequence[Mapping[str, Any]]) -> Plan:
+def resume_plan(folder: Path, layers: Sequence[Mapping[str, Any]], *, fetch: bool = True) -> Plan:
     """Read a run's own settings back and lay `layers` (a target, budgets) over them.
 
     Raises:
@@ -143,7 +145,7 @@ def resume_plan(folder: Path, layers: Sequence[Mapping[str, Any]]) -> Plan:
     with RunView.open(folder) as view:
         stored = view.seeds()
     path = folder / "config.yaml"
-    return plan([settings.read(path), *layers], source=str(path), stored=stored)
+    return plan([settings.read(path), *layers], source=str(path), stored=stored, fetch=fetch)
 
 
 def is_metered(plan: Plan) -> bool:
@@ -170,6 +172,18 @@ def make_filters(plan: Plan) -> list[Filter]:
         else:
             wanted[name] = {**wanted.get(name, {}), **({} if change is True else change)}
     return [check for _, check in build_filters(wanted.items(), plan.pack, known)]
+
+
+def _price(config: RunConfig) -> Price | None:
+    prices = config.budget.prices
+    price = load_price(config.model, Path(prices) if prices else None)
+    if price is None and config.budget.max_cost is not None:
+        raise ConfigError(
+            f"--max-cost: the price of {config.model} is not known, and it is not guessed. Name a price file with "
+            "--set budget.prices=FILE (layout: as_of: DATE, models: {PROVIDER/MODEL: {prompt: USD, completion: USD}}, "
+            "dollars per million tokens), or limit with --max-tokens"
+        )
+    return price
 
 
 def _seed_tasks(config: RunConfig, notices: list[str]) -> tuple[Task, ...]:

@@ -84,7 +84,7 @@ async def replay(folder: Path, plan: Plan, output: Path) -> tuple[int, bool]:
         rebuilt = replace(plan, config=plan.config.model_copy(update={"target": accepted}))
         with open_run(output, rebuilt) as store:
             store.copy_journal(source)
-            session = Session(rebuilt, store, lambda _: None, backend=_Nobody(_capabilities(source)))
+            session = Session(rebuilt, store, backend=_Nobody(_capabilities(source)))
             await session.work(lambda _: None)
             mine = [(id, record) for id, record in store.view.accepted("tasks")]
             return len(mine), mine == list(source.accepted("tasks"))

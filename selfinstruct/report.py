@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from selfinstruct.budget import Price
 from selfinstruct.errors import InputError
-from selfinstruct.store import RunView, record_from
+from selfinstruct.forecast import Range, Yield, forecast
+from selfinstruct.plan import make_filters, resume_plan
+from selfinstruct.store import RunView, decision_from, record_from
 from selfinstruct.values import Task
 
 
 def trace_record(folder: Path, id: str) -> dict[str, Any]:
     """Return everything that led to a record, as plain JSON-able values.
 
-    Keys: candidate (its row, with the record and what each filter measured), draw, demonstrations,
-    exchanges (each request as sent and completion as received), siblings (id and verdict).
+    Keys: candidate (its row, with the record), verdicts (of every filter, not only of the first that objected), draw,
+    demonstrations, exchanges (each request as sent and completion as received), siblings (id and verdict).
 
     Raises:
         RunNotFound: no run in `folder`.
@@ -33,18 +37,89 @@ def trace_record(folder: Path, id: str) -> dict[str, Any]:
             found = view.exchange(key)
             if found:
                 exchanges.append({"key": key, "request": found[0], "completion": found[1]})
+        seeds = {task.id: task for task in view.seeds()}
+        shown = tuple(seeds[id] for id in draw["demonstrations"] if id in seeds)
         siblings = [
             {"id": other["id"], "verdict": _verdict(other)}
             for other in view.decisions(row["stage"], row["draw"])
             if other["id"] != id
         ]
+    candidate = replace(decision_from(row).candidate, demonstrations=shown, rejection=None)
+    verdicts = []
+    for check in make_filters(resume_plan(folder, [], fetch=False)):
+        objection = check(candidate) if candidate.record is not None else None
+        verdicts.append(
+            {
+                "filter": getattr(check, "__name__", "plugin"),
+                "verdict": objection.reason if objection else "passed",
+                "measured": dict(objection.measured) if objection else {},
+            }
+        )
     return {
         "candidate": _readable(row),
+        "verdicts": verdicts,
         "draw": {key: value for key, value in draw.items() if key not in {"demonstrations", "requests"}},
         "demonstrations": draw["demonstrations"],
         "exchanges": exchanges,
         "siblings": siblings,
     }
+
+
+def seed_table(view: RunView, stage: str = "tasks") -> list[dict[str, Any]]:
+    """Say how each shown seed task has served, the best first.
+
+    `acceptance` is the share of accepted among the candidates of the draws that showed it,
+    `tokens_per_accepted` what those draws spent on each, `duplicates` how often the model wrote a near copy of it.
+    """
+    rows = [
+        {
+            "seed": id,
+            "draws": draws,
+            "candidates": candidates,
+            "accepted": accepted,
+            "acceptance": round(accepted / candidates, 3) if candidates else 0.0,
+            "duplicates": duplicates,
+            "tokens_per_accepted": round(tokens / accepted) if accepted else None,
+        }
+        for id, draws, candidates, accepted, duplicates, tokens in view.seed_use(stage)
+    ]
+    return sorted(rows, key=lambda row: (-row["acceptance"], row["duplicates"], row["seed"]))
+
+
+def outlook(view: RunView, price: Price | None, stage: str = "tasks") -> dict[str, Any] | None:
+    """Forecast what the rest of a run takes, as plain values; None while there is too little to go by.
+
+    Keys: wanted, draws (the forecast rests on), accepted_per_request, requests, tokens, seconds and, where a
+    price is known, cost (US dollars): each of the last four as middle, low and high of a 90 % interval.
+    """
+    found = view.summary(stage)
+    seen = forecast((Yield(*each) for each in view.yields(stage)), max(0, found.target - found.accepted))
+    if seen is None:
+        return None
+    spent = found.prompt_tokens + found.completion_tokens
+    shown = asdict(seen)
+    shown["seconds"] = _scaled(seen.requests, found.seconds / max(found.completions, 1))
+    if price is not None:
+        dollars = float(price.cost(found.prompt_tokens, found.completion_tokens))
+        shown["cost"] = _scaled(seen.tokens, dollars / max(spent, 1))
+    return shown
+
+
+def outlook_lines(shown: dict[str, Any]) -> list[str]:
+    """Put a forecast into words."""
+    lines = [
+        f"{shown['wanted']} more records, should the yield stay at {shown['accepted_per_request']:.2f} per request "
+        f"(seen over {shown['draws']} draws), take, with 90 % intervals:"
+    ]
+    for name, form in (("requests", "{:,.0f}"), ("tokens", "{:,.0f}"), ("cost", "${:,.2f}"), ("seconds", "{:,.0f}")):
+        if name in shown:
+            middle, low, high = (form.format(shown[name][part]) for part in ("middle", "low", "high"))
+            lines.append(f"  {name:<9} {middle} ({low} to {high})")
+    return lines
+
+
+def _scaled(span: Range, factor: float) -> dict[str, float]:
+    return {part: getattr(span, part) * factor for part in ("middle", "low", "high")}
 
 
 def _readable(row: dict[str, Any]) -> dict[str, Any]:

@@ -9,15 +9,14 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
-from pathlib import Path
 
 from selfinstruct import loop, plugins
 from selfinstruct.backends import Backend
 from selfinstruct.backends.governor import Governed
 from selfinstruct.backends.retry import Retrying
-from selfinstruct.budget import Budget, Limits, load_price
+from selfinstruct.budget import Budget, Limits
 from selfinstruct.config import RunConfig
-from selfinstruct.errors import BackendError, ConfigError, SelfInstructError, Stopped
+from selfinstruct.errors import BackendError, SelfInstructError, Stopped
 from selfinstruct.journal import Journal
 from selfinstruct.judge import Judge, subject
 from selfinstruct.novelty import NoveltyIndex
@@ -36,7 +35,7 @@ class Session:
 
     plan: Plan
     store: RunStore
-    say: Say
+    say: Say = lambda line: None
     backend: Backend | None = None
     pilot: int | None = None
     budget: Budget = field(init=False)
@@ -49,21 +48,13 @@ class Session:
     def __post_init__(self) -> None:
         """Set the budget up from what the run has spent so far."""
         spent, limits = self.store.view.summary(self.stage), self.plan.config.budget
-        prices = Path(limits.prices) if limits.prices else None
-        price = load_price(self.plan.config.model, prices)
-        if limits.max_cost is not None and price is None:
-            raise ConfigError(
-                f"--max-cost: the price of {self.plan.config.model} is not known, and it is not guessed. Name a price "
-                "file with --set budget.prices=FILE (layout: as_of: DATE, models: {PROVIDER/MODEL: {prompt: USD, "
-                "completion: USD}}, dollars per million tokens), or limit with --max-tokens"
-            )
         cost = None if limits.max_cost is None else Decimal(limits.max_cost)
         requests = limits.max_requests
         if self.pilot is not None:
             requests = min(spent.requests + self.pilot, requests or spent.requests + self.pilot)
         self.budget = Budget(
             Limits(requests, limits.max_tokens, cost, limits.max_time),
-            price,
+            self.plan.price,
             requests=spent.requests,
             tokens=spent.spent_tokens,
             cost=Decimal(spent.spent_cost),

@@ -238,6 +238,47 @@ class RunView:
         query = "SELECT * FROM candidates WHERE stage = ? AND draw = ? ORDER BY position"
         return list(self._mappings(query, (stage, draw)))
 
+    def yields(self, stage: str) -> Iterator[tuple[int, int, int]]:
+        """Yield (accepted, tokens, requests answered) of each settled draw."""
+        query = """
+            SELECT coalesce(a.count, 0), coalesce(t.tokens, 0), coalesce(t.count, 0)
+            FROM draws d
+            LEFT JOIN (SELECT draw, count(*) AS count FROM candidates
+                       WHERE stage = :stage AND accepted IS NOT NULL GROUP BY draw) a ON a.draw = d.number
+            LEFT JOIN (SELECT draw, count(*) AS count, sum(prompt_tokens + completion_tokens) AS tokens
+                       FROM completions WHERE stage = :stage GROUP BY draw) t ON t.draw = d.number
+            WHERE d.stage = :stage AND d.state <> 'open'"""
+        return self._rows(query, {"stage": stage})
+
+    def seed_use(self, stage: str) -> Iterator[tuple[str, int, int, int, int, int]]:
+        """Yield (id, draws, candidates, accepted, duplicates, tokens) for each seed task that was shown.
+
+        Duplicates are candidates rejected for being too near that very seed.
+        """
+        query = """
+            WITH shown AS (
+                SELECT s.value AS id, d.number AS draw FROM draws d, json_each(d.demonstrations) s
+                WHERE d.stage = :stage),
+            brought AS (
+                SELECT draw, count(*) AS candidates, count(accepted) AS accepted FROM candidates
+                WHERE stage = :stage GROUP BY draw),
+            spent AS (
+                SELECT draw, sum(prompt_tokens + completion_tokens) AS tokens FROM completions
+                WHERE stage = :stage GROUP BY draw),
+            copied AS (
+                SELECT nearest AS id, count(*) AS duplicates FROM candidates
+                WHERE stage = :stage AND filter = 'novelty' GROUP BY nearest)
+            SELECT seeds.id, count(shown.draw), coalesce(sum(brought.candidates), 0),
+                   coalesce(sum(brought.accepted), 0), coalesce(max(copied.duplicates), 0),
+                   coalesce(sum(spent.tokens), 0)
+            FROM seeds
+            JOIN shown ON shown.id = seeds.id
+            LEFT JOIN brought ON brought.draw = shown.draw
+            LEFT JOIN spent ON spent.draw = shown.draw
+            LEFT JOIN copied ON copied.id = seeds.id
+            GROUP BY seeds.id ORDER BY seeds.position"""
+        return self._rows(query, {"stage": stage})
+
     def draw(self, stage: str, number: int) -> dict[str, Any] | None:
         """Return a draw's row as a plain mapping, or None."""
         found = next(self._mappings("SELECT * FROM draws WHERE stage = ? AND number = ?", (stage, number)), None)
@@ -307,7 +348,7 @@ class RunView:
         with _explained(self.folder / DATABASE):
             return self._connection.execute(query, parameters).fetchone()
 
-    def _rows(self, query: str, parameters: Sequence[Any] = ()) -> Iterator[Any]:
+    def _rows(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Iterator[Any]:
         with _explained(self.folder / DATABASE):
             yield from self._connection.execute(query, parameters)
 
@@ -375,8 +416,7 @@ class RunStore:
             # Requests in flight when the last process died may have been answered and paid: they stay counted.
             self._do(lambda connection: connection.execute(_LOSE_OPEN))
         except BaseException:
-            self._thread.join()
-            self.view.close()
+            self.close()
             raise
 
     @classmethod

@@ -93,7 +93,7 @@ def package(folder: Path, name: str, module: str, text: str, entry_points: str) 
     ("kind", "name", "more"),
     [
         ("recipes", "sums", {"styles": "list", "summary": "word problems about sums, with the answers checked"}),
-        ("backends", "abacus", {"what": "Word problems from a function: abacus/careful is always right, abacus/hasty is not."}),
+        ("backends", "abacus", {"what": "Word problems from a function: careful is right, hasty not always."}),
         ("filters", "right_sum", {"parameters": "largest=1998", "on by default": "-"}),
         ("formats", "question-answer", {"layout": "jsonl"}),
     ],
@@ -154,22 +154,22 @@ def test_show_renders_the_packages_own_prompt(program: Program) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("recipe", "model", "override", "words"),
     [
-        (["run", "summs", "-m", "abacus/careful", "-o", "r"], "recipes: there is no 'summs'; did you mean 'sums'?"),
-        (["run", "sums", "-m", "abbacus/careful", "-o", "r"], "did you mean 'abacus'?"),
-        (["run", "sums", "-m", "abacus/careful", "-o", "r", "--set", "filters.right_summ=true"], "did you mean 'right_sum'?"),
-        (["run", "sums", "-m", "abacus/careful", "-o", "r", "--set", "filters.refusall=true"], "did you mean 'refusal'?"),
-        (["run", "sums", "-m", "abacus/careful", "-o", "r", "--set", "filters.right_sum.bigest=1"], "largest"),
-        (["run", "sums", "-m", "abacus/careful", "-o", "r", "--set", "filters.right_sum.largest=x"], "a whole number"),
-        (["run", "sums", "-m", "abacus", "-o", "r"], "PROVIDER/MODEL"),
-        (["run", "right_sum.py:none", "-m", "abacus/careful", "-o", "r"], "right_sum.py does not exist"),
+        ("summs", "abacus/careful", "seed=1", "recipes: there is no 'summs'; did you mean 'sums'?"),
+        ("sums", "abbacus/careful", "seed=1", "did you mean 'abacus'?"),
+        ("sums", "abacus", "seed=1", "PROVIDER/MODEL"),
+        ("sums", "abacus/careful", "filters.right_summ=true", "did you mean 'right_sum'?"),
+        ("sums", "abacus/careful", "filters.refusall=true", "did you mean 'refusal'?"),
+        ("sums", "abacus/careful", "filters.right_sum.bigest=1", "largest"),
+        ("sums", "abacus/careful", "filters.right_sum.largest=x", "a whole number"),
+        ("none.py:none", "abacus/careful", "seed=1", "none.py does not exist"),
     ],
-)  # fmt: skip
+)
 def test_an_unknown_name_is_answered_with_the_closest_before_a_folder_is_made(
-    arguments: list[str], words: str, program: Program, tmp_path: Path
+    recipe: str, model: str, override: str, words: str, program: Program, tmp_path: Path
 ) -> None:
-    done = program(*arguments)
+    done = program("run", recipe, "-m", model, "--set", override, "-o", "r")
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert not (tmp_path / "r").exists(), "a run folder was made with a name that does not exist"

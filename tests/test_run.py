@@ -301,3 +301,53 @@ def wait_for(condition: object, seconds: float = 30) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_pilot_forecasts_and_stops(endpoint: Endpoint, tmp_path: Path) -> None:
+    done = selfinstruct("run", "alpaca", *run_options(endpoint, tmp_path / "r", 500, pilot=12))
+    assert done.returncode == 5, done.stderr
+    assert len(endpoint.requests) == 12
+    assert "90 % intervals" in done.stderr
+    ahead = json.loads(selfinstruct("status", tmp_path / "r", "--json").stdout)["forecast"]
+    assert ahead["tokens"]["low"] < ahead["tokens"]["middle"] < ahead["tokens"]["high"]
+    again = selfinstruct("resume", tmp_path / "r", "--pilot", "3")
+    assert again.returncode == 5
+    assert len(endpoint.requests) == 15
+
+
+@pytest.mark.slow
+def test_money_is_capped_and_an_unknown_price_is_not_guessed(endpoint: Endpoint, tmp_path: Path) -> None:
+    unknown = selfinstruct("run", "alpaca", *run_options(endpoint, tmp_path / "r", max_cost="1"))
+    assert unknown.returncode == 2
+    assert "budget.prices" in unknown.stderr
+    assert not endpoint.requests
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("as_of: 2026-11-01\nmodels:\n  openai/test: {prompt: 100, completion: 200}\n")
+    # Each request is answered with 10 + 5 tokens: $0.002, but it may need all of its max_tokens: 300 more.
+    more = ["--set", f"budget.prices={prices}", "--set", "sampling.max_tokens=300"]
+    done = selfinstruct("run", "alpaca", *run_options(endpoint, tmp_path / "r", 500, max_cost="0.5"), *more)
+    assert done.returncode == 5, done.stderr
+    assert "--max-cost" in done.stderr
+    status = json.loads(selfinstruct("status", tmp_path / "r", "--json").stdout)
+    assert float(status["spent_cost"]) == pytest.approx(0.002 * len(endpoint.requests))
+    assert float(status["spent_cost"]) <= 0.5
+
+
+@pytest.mark.slow
+def test_trace_shows_all_of_it(endpoint: Endpoint, tmp_path: Path) -> None:
+    assert selfinstruct("run", "alpaca", *run_options(endpoint, tmp_path / "r", 20)).returncode == 0
+    id, instruction, output = dataset(tmp_path / "r")[-1]
+    plain = selfinstruct("trace", tmp_path / "r", id)
+    assert plain.returncode == 0, plain.stderr
+    origin = json.loads(selfinstruct("trace", tmp_path / "r", id, "--json").stdout)
+    assert origin["candidate"]["record"]["instruction"] == instruction
+    assert origin["exchanges"][0]["request"]["messages"][0]["content"].endswith("4. Instruction:")
+    assert output in origin["exchanges"][0]["completion"]["text"]
+    assert len(origin["demonstrations"]) == 3
+    assert len(origin["siblings"]) == 3
+    assert {each["verdict"] for each in origin["verdicts"]} == {"passed"}
+    assert len(origin["verdicts"]) > 10
+    missing = selfinstruct("trace", tmp_path / "r", "tasks-999-0")
+    assert missing.returncode == 2
+    assert "tasks-17-3" in missing.stderr

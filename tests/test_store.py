@@ -358,10 +358,17 @@ def test_a_truncated_database_is_never_taken_for_a_whole_one(
     os.truncate(folder / "run.sqlite", data.draw(st.sampled_from([int(part * size), size - 1 - int(part * 4096)])))
     with pytest.raises(StoreError, match=r"restore it from a copy|choose another folder"):
         RunStore.open(folder).close()
-    with pytest.raises(StoreError), RunView.open(folder) as view:
-        everything(view)
-        raise StoreError("the last page may be cut in two; a reader does not look there")
     assert not lock_is_held(folder)
+    read_or_told(folder)
+
+
+def read_or_told(folder: Path) -> None:
+    """Read everything; what is damaged is a StoreError, and never anything else."""
+    try:
+        with RunView.open(folder) as view:
+            everything(view)
+    except StoreError as error:
+        assert "run.sqlite" in str(error)
 
 
 @settings(LAW, max_examples=100)
@@ -417,12 +424,12 @@ def test_garbage_is_reported_and_never_a_traceback(
     at = data.draw(st.integers(0, len(content) - len(garbage)))
     content[at : at + len(garbage)] = garbage
     (folder / "run.sqlite").write_bytes(content)
-    for door in (RunView.open, RunStore.open):
-        try:
-            with door(folder) as run:
-                everything(run.view if isinstance(run, RunStore) else run)
-        except StoreError as error:
-            assert "run.sqlite" in str(error)
+    read_or_told(folder)
+    try:
+        with RunStore.open(folder) as store:
+            everything(store.view)
+    except StoreError as error:
+        assert "run.sqlite" in str(error)
     assert not lock_is_held(folder)
 
 

@@ -1,4 +1,5 @@
 """Placeholder."""
+
 from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,6 +7,7 @@ from pathlib import Path
 import subprocess
 
 import pytest
+
 
 @contextmanager
 def mounted(place: Path, options: str) -> Iterator[tuple[Path, Callable[[str], None]]]:

@@ -15,15 +15,23 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout 
 
 @click.command(epilog="Example: selfinstruct status runs/zh --json | jq .accepted")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--seeds", is_flag=True, help="Also how each seed task has served.")
 @_as_json
-def status(folder: Path, as_json: bool) -> None:
-    """Show where a run stands; also while it works."""
+def status(folder: Path, seeds: bool, as_json: bool) -> None:
+    """Show where a run stands and what the rest will take; also while it works."""
+    from selfinstruct.budget import load_price
+    from selfinstruct.report import outlook, outlook_lines, seed_table
     from selfinstruct.store import RunView
 
     with RunView.open(folder) as view:
         found = view.summary("tasks")
+        config = view.meta("config") or {}
+        prices = (config.get("budget") or {}).get("prices")
+        ahead = outlook(view, load_price(config.get("model", ""), Path(prices) if prices else None))
+        table = seed_table(view) if seeds else []
     if as_json:
-        click.echo(json.dumps(asdict(found), ensure_ascii=False, indent=2))
+        shown = asdict(found) | {"forecast": ahead} | ({"seeds": table} if seeds else {})
+        click.echo(json.dumps(shown, ensure_ascii=False, indent=2))
         return
     rows = [
         ("state", f"{found.state}{': ' if found.reason else ''}{found.reason}"),
@@ -44,6 +52,11 @@ def status(folder: Path, as_json: bool) -> None:
         click.echo("rejected by")
         for name, count in found.rejected.items():
             click.echo(f"  {count:>7}  {name}")
+    if ahead and ahead["wanted"]:
+        for line in outlook_lines(ahead):
+            click.echo(line)
+    if table:
+        _print_table(table)
 
 
 @click.command(epilog="Example: selfinstruct trace runs/zh tasks-17-3")
@@ -70,6 +83,9 @@ def _trace_lines(origin: dict[str, Any]) -> list[str]:
         lines.append("measured: " + ", ".join(f"{key} {value}" for key, value in candidate["measured"].items()))
     if candidate["nearest"]:
         lines.append(f"nearest: {candidate['nearest']} (ROUGE-L {candidate['similarity']:.3f})")
+    for verdict in origin["verdicts"]:
+        measured = ", ".join(f"{key} {value}" for key, value in verdict["measured"].items())
+        lines.append(f"  {verdict['filter']:<26} {verdict['verdict']}{': ' if measured else ''}{measured}")
     lines += ["", json.dumps(candidate["record"], ensure_ascii=False, indent=2)]
     for number, exchange in enumerate(origin["exchanges"], 1):
         request, completion = exchange["request"], exchange["completion"]
@@ -111,6 +127,10 @@ def list_(kind: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
         return
+    _print_table(rows)
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
     columns = list(rows[0]) if rows else []
     widths = {name: max(len(name), *(len(str(row[name])) for row in rows)) for name in columns[:-1]}
     for row in [{name: name for name in columns}, *rows]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from selfinstruct.errors import SelfInstructError
+from selfinstruct.report import outlook
 from selfinstruct.run import Session
 from selfinstruct.store import Commit
 
@@ -35,6 +36,7 @@ class Progress:
         self._started = time.monotonic()
         self._shown = self._started
         self._live: Live | None = None
+        self._ahead: dict[str, Any] | None = None
 
     def __enter__(self) -> Self:
         """Start showing."""
@@ -69,9 +71,11 @@ class Progress:
         if commit.state == "failed":
             self.note(f"draw {commit.number} failed: {commit.error}")
         now = time.monotonic()
-        if not self._quiet and self._live is None and now - self._shown >= _EVERY:
+        if not self._quiet and now - self._shown >= _EVERY:
             self._shown = now
-            click.echo(self._line(), err=True)
+            self._ahead = outlook(self._session.store.view, self._session.budget.price)
+            if self._live is None:
+                click.echo(self._line(), err=True)
 
     def note(self, text: str) -> None:
         """Say something beside the progress."""
@@ -119,6 +123,10 @@ class Progress:
         gained = self.accepted - start.accepted
         if gained > 0 and self.accepted < target:
             parts.append(f"{_clock((target - self.accepted) * seconds / gained)} left")
+            if self._ahead:
+                parts.append("to go " + _range(self._ahead["tokens"], "{:,.0f}") + " tokens")
+                if "cost" in self._ahead and self._ahead["cost"]["high"]:
+                    parts.append(_range(self._ahead["cost"], "${:,.2f}"))
         return ", ".join(parts)
 
     def _render(self) -> Any:
@@ -133,6 +141,10 @@ class Progress:
         if reasons:
             text.append(f"\nrejected: {reasons}", style="dim")
         return text
+
+
+def _range(span: dict[str, float], form: str) -> str:
+    return f"{form.format(span['low'])} to {form.format(span['high'])}"
 
 
 def _clock(seconds: float) -> str:

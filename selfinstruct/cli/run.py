@@ -16,8 +16,10 @@ import click
 from selfinstruct import plan as plans
 from selfinstruct.cli.progress import Progress
 from selfinstruct.config import parse_override, read
-from selfinstruct.errors import ConfigError, Interrupted, SelfInstructError
+from selfinstruct.errors import ConfigError, Interrupted, SelfInstructError, Stopped
+from selfinstruct.report import outlook, outlook_lines
 from selfinstruct.run import Session
+from selfinstruct.store import RunStore
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -43,6 +45,7 @@ _knobs = _options(
     click.option("--max-cost", metavar="USD", help="Dollars over the whole run, by the price file."),
     click.option("--max-time", metavar="TIME", help="Running time over the whole run, such as 2h."),
     click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting by its path."),
+    click.option("--pilot", type=click.IntRange(1), metavar="N", help="Ask N times, forecast the rest, and stop."),
     click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
 )
 
@@ -77,6 +80,7 @@ def run(
     output: Path | None,
     config: Path | None,
     overrides: tuple[str, ...],
+    pilot: int | None,
     quiet: bool,
     **options: Any,
 ) -> None:
@@ -88,17 +92,17 @@ def run(
         time = datetime.datetime.now(datetime.UTC).astimezone().strftime("%Y%m%d-%H%M%S")
         output = Path("runs") / f"{Path(recipe).stem}-{plan.config.language}-{time}"
     with plans.open_run(output, plan) as store:
-        _work(plan, store, quiet)
+        _work(plan, store, quiet=quiet, pilot=pilot)
 
 
 @click.command(epilog="Example: selfinstruct resume runs/zh -n 2000 --max-cost 10")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @_knobs
-def resume(folder: Path, overrides: tuple[str, ...], quiet: bool, **options: Any) -> None:
+def resume(folder: Path, overrides: tuple[str, ...], pilot: int | None, quiet: bool, **options: Any) -> None:
     """Go on with a run from where it stopped."""
     plan = plans.resume_plan(folder, [*_layers(options), *(parse_override(text) for text in overrides)])
     with plans.open_run(folder, plan) as store:
-        _work(plan, store, quiet)
+        _work(plan, store, quiet=quiet, pilot=pilot)
 
 
 def _layers(options: dict[str, Any]) -> list[dict[str, Any]]:
@@ -112,23 +116,36 @@ def _layers(options: dict[str, Any]) -> list[dict[str, Any]]:
     return layers
 
 
-def _work(plan: plans.Plan, store: Any, quiet: bool) -> None:
-    session = Session(plan, store, lambda line: click.echo(line, err=True))
+def _work(plan: plans.Plan, store: RunStore, *, quiet: bool, pilot: int | None) -> None:
     for notice in plan.notices:
         click.echo(f"note: {notice}", err=True)
+    session = Session(plan, store, pilot=pilot)
     progress = Progress(session, quiet=quiet)
+    session.say = progress.note
     try:
         with progress:
             asyncio.run(_until_done(session, progress))
     except SelfInstructError as error:
         if not isinstance(error, ConfigError):
             progress.closing(error)
+        if pilot is not None and type(error) is Stopped:
+            _forecast(session)
+            raise Stopped(
+                f"the pilot of {pilot} requests is over; go on with: selfinstruct resume {store.folder}"
+            ) from None
         raise
     except (asyncio.CancelledError, KeyboardInterrupt):
         stopped = Interrupted(f"stopped at once; go on with: selfinstruct resume {store.folder}")
         progress.closing(stopped)
         raise stopped from None
     progress.closing(None)
+
+
+def _forecast(session: Session) -> None:
+    ahead = outlook(session.store.view, session.budget.price)
+    lines = outlook_lines(ahead) if ahead else ["too little was accepted for a forecast"]
+    for line in lines:
+        click.echo(line, err=True)
 
 
 async def _until_done(session: Session, progress: Progress) -> None:

@@ -54,7 +54,7 @@ class Abacus:
 
 
 async def abacus(model: str, config: RunConfig) -> Abacus:
-    """Word problems from a function: abacus/careful is always right, abacus/hasty is not."""
+    """Word problems from a function: careful is right, hasty not always."""
     if model not in _MISTAKES:
         raise UnknownModel(f"abacus: there is no model {model!r}; there are: {', '.join(_MISTAKES)}")
     return Abacus(config.model, _MISTAKES[model])
