@@ -99,7 +99,17 @@ def plan(
         "content.model_file": digest,
         "tokenizer": tokenizer(chosen.novelty.tokenizer).version,
     }
-    planned = Plan(chosen, recipe, pack, prompt, tasks, profile, settings.fingerprint(chosen) | content, tuple(notices))
+    planned = Plan(
+        config=chosen,
+        recipe=recipe,
+        pack=pack,
+        prompt=prompt,
+        seeds=tasks,
+        profile=profile,
+        fingerprint=settings.fingerprint(chosen) | content,
+        price=_price(chosen),
+        notices=tuple(notices),
+    )
     make_filters(planned)  # a wrong name or parameter is said now, before anything is opened
     return planned
 

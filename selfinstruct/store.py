@@ -943,6 +943,8 @@ class _explained:
             code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
             advice = _ADVICE.get(code, "the database gave an error; everything committed is safe")
             raise StoreError(f"{self._path}: {advice} ({error})") from error
+        if isinstance(error, UnicodeDecodeError):  # of SQLite's own complaint, when it quotes garbage
+            raise StoreError(f"{self._path}: {_ADVICE[sqlite3.SQLITE_CORRUPT]}") from error
         if isinstance(error, OSError):
             advice = _OS_ADVICE.get(error.errno or 0, "everything committed is safe; mend this and try again")
             raise StoreError(f"{error.filename or self._path.parent}: {error.strerror or error}: {advice}") from error
