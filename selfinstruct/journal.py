@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import TypeVar
 
 from selfinstruct.backends import Backend
 from selfinstruct.budget import Budget, Worst
 from selfinstruct.errors import BackendError, Stopped
 from selfinstruct.store import RunStore
 from selfinstruct.values import Capabilities, Completion, Request
+
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -60,12 +64,26 @@ class Journal:
         known = self.store.view.completion(request.key(self.model))
         if known is not None:
             return known
-        self._refuse_when_closed()
         ticket = _Ticket(stage, draw, asyncio.current_task())
         token = _current.set(ticket)
+        try:
+            return await self._unless_closed(ticket, lambda: self.backend.complete(request))
+        finally:
+            _current.reset(token)
+
+    async def unless_closed(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        """Do something that sends nothing, such as loading a model; closing ends it.
+
+        Raises:
+            Stopped: the run is closing.
+        """
+        return await self._unless_closed(_Ticket("", 0, asyncio.current_task()), work)
+
+    async def _unless_closed(self, ticket: _Ticket, work: Callable[[], Awaitable[_T]]) -> _T:
+        self._refuse_when_closed()
         self._tickets[id(ticket)] = ticket
         try:
-            return await self.backend.complete(request)
+            return await work()
         except asyncio.CancelledError:
             # close() drops what has not left yet; any other cancellation is somebody else's and goes on.
             stop = self._stop
@@ -74,7 +92,6 @@ class Journal:
             raise stop from None
         finally:
             del self._tickets[id(ticket)]
-            _current.reset(token)
 
     def close(self, stop: Stopped) -> None:
         """Ask for nothing more: requests that have left are waited for (see `drain`), the others end with `stop`."""

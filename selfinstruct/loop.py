@@ -171,9 +171,11 @@ class Draw:
         if self.recorded is not None:
             self.shown = self.recorded
             return self.shown
-        tasks = self._pool.sample_machine(self.rng, min(machine, self._machine), self._machine)
-        tasks += self.rng.sample(self._pool.seeds, min(seed + machine - len(tasks), len(self._pool.seeds)))
-        self.rng.shuffle(tasks)
+        # A generator of its own: judged again, the draw is given recorded tasks, and `rng` must not notice.
+        rng = random.Random(f"{self._seed}/{self.stage}/{self.number}/demonstrations")
+        tasks = self._pool.sample_machine(rng, min(machine, self._machine), self._machine)
+        tasks += rng.sample(self._pool.seeds, min(seed + machine - len(tasks), len(self._pool.seeds)))
+        rng.shuffle(tasks)
         self.shown = tuple(tasks)
         return self.shown
 

@@ -84,7 +84,7 @@ def plan(
         raise ConfigError(f"style: {recipe.name} knows {', '.join(recipe.styles)}, not {style!r}")
     chosen = chosen.model_copy(update={"style": style})
     tokenizer(chosen.novelty.tokenizer)
-    tasks = tuple(stored) or _seed_tasks(chosen, notices)
+    tasks = tuple(stored) or _seed_tasks(chosen, pack, notices)
     prompt = prompts.load(recipe.prompts, pack.tag, style, recipe.variables[style])
     if not pack.shipped:
         notices.append(
@@ -153,9 +153,13 @@ def resume_plan(folder: Path, layers: Sequence[Mapping[str, Any]], *, fetch: boo
         ConfigError: its config.yaml is not valid any more.
     """
     with RunView.open(folder) as view:
-        stored = view.seeds()
+        stored, own = view.seeds(), view.meta("config")
     path = folder / "config.yaml"
-    return plan([settings.read(path), *layers], source=str(path), stored=stored, fetch=fetch)
+    try:
+        chosen = settings.read(path) if path.exists() else own
+    except ConfigError as error:
+        raise ConfigError(f"{error}. Mend it, or remove it: the run keeps a copy and writes it anew") from None
+    return plan([chosen, *layers], source=str(path), stored=stored, fetch=fetch)
 
 
 def is_metered(plan: Plan) -> bool:
@@ -196,10 +200,10 @@ def _price(config: RunConfig) -> Price | None:
     return price
 
 
-def _seed_tasks(config: RunConfig, notices: list[str]) -> tuple[Task, ...]:
+def _seed_tasks(config: RunConfig, pack: LanguagePack, notices: list[str]) -> tuple[Task, ...]:
     if config.seeds:
         return seeds.load_tasks(Path(config.seeds))
-    path = seeds.path_for(config.language)
+    path = seeds.path_for(pack.tag)
     if path is None:
         path = seeds.path_for("en")
         notices.append(

@@ -56,14 +56,15 @@ def load(recipes: Sequence[str], language: str, style: str, variables: frozenset
     """Find and check the prompt of a recipe.
 
     `prompts/RECIPE/TAG.j2` is the list style; other styles are `TAG.STYLE.j2`. Wording in the
-    language itself comes first, of any of `recipes` in order (a recipe may borrow another's); then
-    that of the primary tag; then the English frame, which names the language.
+    language itself comes first, of any of `recipes` in order (a recipe may borrow another's), then the
+    English frame, which names the language. `language` is a pack's tag: what `en-GB` falls back on was
+    settled with the pack, and never is another script.
 
     Raises:
         PromptError: there is none, it does not parse, or it uses a variable outside `variables`.
     """
     suffix = ".j2" if style == "list" else f".{style}.j2"
-    for tag in dict.fromkeys((language, language.split("-")[0], "en")):
+    for tag in dict.fromkeys((language, "en")):
         for recipe in recipes:
             path = resources.find("prompts", f"{recipe}/{tag}{suffix}")
             if path:

@@ -78,7 +78,7 @@ class Session:
         store.start()
         reason, state = "", "failed"
         try:
-            async with aclosing(await self._backend()) as backend:
+            async with aclosing(await self.journal.unless_closed(self._backend)) as backend:
                 await store.put_meta(capabilities=asdict(backend.capabilities))
                 stage = self._stage(backend)
                 accepted = store.view.accepted_draws(stage.name)

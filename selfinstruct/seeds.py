@@ -16,13 +16,9 @@ from selfinstruct.values import Instance, Task
 _SHAPE = '{"instruction": "...", "instances": [{"input": "", "output": "..."}], "is_classification": false}'
 
 
-def path_for(language: str) -> Path | None:
-    """Return the seed file of a language: its own tag, then the primary language, or None."""
-    for tag in (language, language.split("-")[0]):
-        found = resources.find("seeds", f"{tag}/tasks.jsonl")
-        if found:
-            return found
-    return None
+def path_for(tag: str) -> Path | None:
+    """Return the seed file of a language pack, the person's own before the shipped one, or None."""
+    return resources.find("seeds", f"{tag}/tasks.jsonl")
 
 
 def load_tasks(path: Path) -> tuple[Task, ...]:

@@ -12,8 +12,8 @@ import itertools
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Protocol
 
+from selfinstruct.backends import Backend
 from selfinstruct.backends.wire import estimate_prompt_tokens
 from selfinstruct.errors import RateLimited, RequestRefused, Unavailable
 from selfinstruct.values import Capabilities, Completion, Request
@@ -23,24 +23,6 @@ _SUCCESSES = 25  # accepted requests that earn one more in flight
 _MINUTE = 60.0
 _FEW = 4  # fewer accepted requests than that measure nothing: go half as fast
 _BURST = 1.25  # seconds' worth that a server's bucket is first taken to hold
-
-
-class Backend(Protocol):
-    """What answers requests; wrappers have the same shape."""
-
-    @property
-    def name(self) -> str:
-        """The model as the person wrote it, "openai/gpt-4o-mini"."""
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the endpoint understands."""
-
-    async def complete(self, request: Request) -> Completion:
-        """Answer, or raise."""
-
-    async def aclose(self) -> None:
-        """Let go of connections and processes."""
 
 
 class Governed:

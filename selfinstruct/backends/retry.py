@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import tenacity
 
-from selfinstruct.backends.governor import Backend
+from selfinstruct.backends import Backend
 from selfinstruct.errors import BackendError, RateLimited, Unavailable
 from selfinstruct.values import Capabilities, Completion, Request
 

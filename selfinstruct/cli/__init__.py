@@ -80,22 +80,45 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its documented code."""
     code = 1
+    _stand_in()
     try:
         code = cli.main(args=arguments, prog_name="selfinstruct", standalone_mode=False) or 0
     except click.ClickException as error:
         error.show(sys.stderr)
         code = 2
     except SelfInstructError as error:
-        click.echo(f"{_headline(error)}: {error}", err=True)
+        say(f"{_headline(error)}: {error}")
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        say("interrupted")
         code = 130
     except BrokenPipeError:
         # The reader (head, less) has gone: what it took is what it wanted. Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def say(text: str) -> None:
+    """Talk to the person; when nobody listens any more (terminal closed, pipe broken), go on in silence."""
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        fall_silent()
+
+
+def fall_silent() -> None:
+    """Let all further talk go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stderr.fileno())
+    os.close(nowhere)
+
+
+def _stand_in() -> None:
+    """Give closed standard streams a place: else the next file opened takes their number, and hears their talk."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
 def _headline(error: SelfInstructError) -> str:

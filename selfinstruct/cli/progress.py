@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections import Counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import click
-
+from selfinstruct.cli import fall_silent, say
 from selfinstruct.errors import SelfInstructError
 from selfinstruct.report import outlook
 from selfinstruct.run import Session
@@ -41,7 +41,7 @@ class Progress:
     def __enter__(self) -> Self:
         """Start showing."""
         if not self._quiet:
-            click.echo(self._opening(), err=True)
+            say(self._opening())
             if sys.stderr.isatty():
                 from rich.console import Console
                 from rich.live import Live
@@ -57,7 +57,10 @@ class Progress:
     ) -> None:
         """Stop showing."""
         if self._live:
-            self._live.stop()
+            try:
+                self._live.stop()
+            except OSError:  # the terminal is gone
+                fall_silent()
             self._live = None
 
     def commit(self, commit: Commit) -> None:
@@ -75,30 +78,33 @@ class Progress:
             self._shown = now
             self._ahead = outlook(self._session.store.view, self._session.budget.price)
             if self._live is None:
-                click.echo(self._line(), err=True)
+                say(self._line())
 
     def note(self, text: str) -> None:
         """Say something beside the progress."""
-        if self._live:
+        if self._live is None:
+            say(text)
+            return
+        try:
             self._live.console.print(text, markup=False, highlight=False)
-        else:
-            click.echo(text, err=True)
+        except OSError:
+            fall_silent()
 
     def closing(self, error: SelfInstructError | None) -> None:
         """Print the closing summary: what there is, where, and the next command."""
         if self._quiet:
             return
-        folder, target = self._session.store.folder, self._session.plan.config.target
-        click.echo(self._line(), err=True)
+        folder, target = shlex.quote(str(self._session.store.folder)), self._session.plan.config.target
+        say(self._line())
         for name, count in self.rejected.most_common():
-            click.echo(f"  {count:>6}  {name}", err=True)
+            say(f"  {count:>6}  {name}")
         if error is None:
-            click.echo(f"done: {self.accepted} of {target} records in {folder}", err=True)
+            say(f"done: {self.accepted} of {target} records in {folder}")
         else:
-            click.echo(f"{self.accepted} of {target} records are safe in {folder}", err=True)
-            click.echo(f"go on:  selfinstruct resume {folder}", err=True)
+            say(f"{self.accepted} of {target} records are safe in {folder}")
+            say(f"go on:  selfinstruct resume {folder}")
         form = self._session.plan.recipe.export
-        click.echo(f"export: selfinstruct export {folder} --format {form} -o {form}.json", err=True)
+        say(f"export: selfinstruct export {folder} --format {form} -o {form}.json")
 
     def _opening(self) -> str:
         config, start = self._session.plan.config, self._at_start

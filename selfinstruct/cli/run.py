@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from selfinstruct import plan as plans
+from selfinstruct.cli import say
 from selfinstruct.cli.progress import Progress
 from selfinstruct.config import parse_override, read
 from selfinstruct.errors import ConfigError, Interrupted, SelfInstructError, Stopped
@@ -118,7 +120,7 @@ def _layers(options: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _work(plan: plans.Plan, store: RunStore, *, quiet: bool, pilot: int | None) -> None:
     for notice in plan.notices:
-        click.echo(f"note: {notice}", err=True)
+        say(f"note: {notice}")
     session = Session(plan, store, pilot=pilot)
     progress = Progress(session, quiet=quiet)
     session.say = progress.note
@@ -131,21 +133,25 @@ def _work(plan: plans.Plan, store: RunStore, *, quiet: bool, pilot: int | None) 
         if pilot is not None and type(error) is Stopped:
             _forecast(session)
             raise Stopped(
-                f"the pilot of {pilot} requests is over; go on with: selfinstruct resume {store.folder}"
+                f"the pilot of {pilot} requests is over; {_go_on(store)}"
             ) from None
         raise
     except (asyncio.CancelledError, KeyboardInterrupt):
-        stopped = Interrupted(f"stopped at once; go on with: selfinstruct resume {store.folder}")
+        stopped = Interrupted(f"stopped at once; {_go_on(store)}")
         progress.closing(stopped)
         raise stopped from None
     progress.closing(None)
+
+
+def _go_on(store: RunStore) -> str:
+    return f"go on with: selfinstruct resume {shlex.quote(str(store.folder))}"
 
 
 def _forecast(session: Session) -> None:
     ahead = outlook(session.store.view, session.budget.price)
     lines = outlook_lines(ahead) if ahead else ["too little was accepted for a forecast"]
     for line in lines:
-        click.echo(line, err=True)
+        say(line)
 
 
 async def _until_done(session: Session, progress: Progress) -> None:
@@ -157,7 +163,7 @@ async def _until_done(session: Session, progress: Progress) -> None:
         asked += 1
         if asked == 1:
             under_way = session.stop(
-                Interrupted(f"asked to stop; go on with: selfinstruct resume {session.store.folder}")
+                Interrupted(f"asked to stop; {_go_on(session.store)}")
             )
             if under_way:
                 progress.note(f"stopping: {under_way} requests are under way; once more stops at once")
@@ -165,7 +171,7 @@ async def _until_done(session: Session, progress: Progress) -> None:
             task.cancel()
 
     if sys.platform != "win32":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the last when the terminal is closed
             asyncio.get_running_loop().add_signal_handler(number, interrupt)
     await session.work(progress.commit)
 
