@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import pydantic
+import pydantic_core
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 from pydantic.config import JsonDict
 
 from selfinstruct.errors import ConfigError
@@ -37,12 +39,56 @@ def _seconds(value: object) -> object:
     total, number = 0.0, ""
     for character in value.strip().lower():
         if character in units and number:
-            total, number = total + float(number) * units[character], ""
+            total, number = total + _float(number) * units[character], ""
         elif character.isdigit() or character == ".":
             number += character
         else:
-            raise ValueError(f"expected a time such as 90s, 45m or 2h30m, got {value!r}")
-    return total + float(number or 0)
+            raise ValueError("expected a time such as 90s, 45m or 2h30m")
+    return total + _float(number or "0")
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("expected a time such as 90s, 45m or 2h30m") from None
+
+
+def _dollars(value: str | None) -> str | None:
+    """Take a finite amount above nothing."""
+    try:
+        amount = Decimal(1 if value is None else value)
+    except InvalidOperation:
+        amount = Decimal("nan")
+    if not amount.is_finite() or amount <= 0:
+        raise ValueError("expected US dollars above 0, such as 2.50")
+    return value
+
+
+def _address(value: str | None) -> str | None:
+    """Take an http(s) address that may be written down: it goes into config.yaml."""
+    if value is None:
+        return None
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("expected an address such as http://127.0.0.1:8000/v1")
+    if parts.username is not None:
+        raise pydantic_core.PydanticCustomError(
+            "secret",
+            "the address holds a name or password, which would be written into the run folder; give a key by "
+            "--api-key-env, or the whole address in the environment variable OPENAI_BASE_URL",
+        )
+    return value
+
+
+def _filter_change(value: object) -> object:
+    if not isinstance(value, bool | dict):
+        raise ValueError("expected true, false or the filter's parameters, such as {minimum: 3}")
+    return value
 
 
 class _Section(BaseModel):
@@ -66,7 +112,7 @@ class SamplingConfig(_Section):
     max_tokens: int | None = Field(None, ge=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    extra_body: dict[str, Any] = Field(default_factory=dict)
+    extra_body: dict[str, JsonValue] = Field(default_factory=dict)
     """Anything else the endpoint wants in each request's body."""
 
 
@@ -84,7 +130,7 @@ class NoveltyConfig(_Section):
 class BackendConfig(_Section):
     """How the endpoint is reached, and what a local model is given."""
 
-    base_url: str | None = Field(None, json_schema_extra=KNOB)
+    base_url: Annotated[str | None, AfterValidator(_address)] = Field(None, json_schema_extra=KNOB)
     """OpenAI-compatible server, such as http://127.0.0.1:8000/v1."""
     api_key_env: str = Field("OPENAI_API_KEY", json_schema_extra=KNOB)
     """Name of the environment variable that holds the key."""
@@ -111,7 +157,9 @@ class BudgetConfig(_Section):
 
     max_requests: int | None = Field(None, ge=1, json_schema_extra=KNOB)
     max_tokens: int | None = Field(None, ge=1, json_schema_extra=KNOB)
-    max_cost: Annotated[str | None, BeforeValidator(_decimal_text)] = Field(None, json_schema_extra=KNOB)
+    max_cost: Annotated[str | None, BeforeValidator(_decimal_text), AfterValidator(_dollars)] = Field(
+        None, json_schema_extra=KNOB
+    )
     """US dollars, by the price file."""
     max_time: Annotated[float | None, BeforeValidator(_seconds)] = Field(None, gt=0, json_schema_extra=KNOB)
     """Seconds of running, such as 2h."""
@@ -139,14 +187,14 @@ class RunConfig(_Section):
     """BCP 47 tag of the language to write in."""
     model: str = "llama.cpp/smollm2-135m"
     """PROVIDER/MODEL."""
-    target: int = Field(100, ge=1, json_schema_extra=KNOB)
-    """Accepted records wanted."""
+    target: int | None = Field(None, ge=1, json_schema_extra=KNOB)
+    """Accepted records wanted; null: every row of the input, or 100 where there is none."""
     seed: int = 42
     """Seed of all randomness."""
     seeds: str | None = Field(None, json_schema_extra=KNOB)
     """Seed task file; null: the language's own. Its content, not its path, is part of the fingerprint."""
     input: str | None = Field(None, json_schema_extra=KNOB)
-    """Input file of recipes that work through one."""
+    """Data file to work through, in any format; rows are told apart by content."""
     style: Style = "auto"
     """How tasks are asked for: a list per completion, JSON by schema, or step by step for small models."""
     tasks_per_request: int | None = Field(None, ge=1, le=100)
@@ -156,7 +204,7 @@ class RunConfig(_Section):
     """Draw k samples the task pool as committed by draw k - window, and at most that many run ahead."""
     sampling: SamplingConfig = SamplingConfig()
     novelty: NoveltyConfig = NoveltyConfig()
-    filters: dict[str, bool | dict[str, Any]] = Field(default_factory=dict)
+    filters: dict[str, Annotated[bool | dict[str, Any], BeforeValidator(_filter_change)]] = Field(default_factory=dict)
     """Filters to switch off (false), on (true) or give parameters; the others keep their defaults."""
     concurrency: int = Field(16, ge=1, le=4096, json_schema_extra=KNOB)
     rpm: int | None = Field(None, ge=1, json_schema_extra=KNOB)
@@ -177,6 +225,7 @@ def build(layers: Sequence[Mapping[str, Any]], *, source: str = "command line") 
     merged: dict[str, Any] = {}
     for layer in layers:
         merged = _merge(merged, layer)
+    _check_texts(merged, source)
     try:
         return RunConfig.model_validate(merged)
     except pydantic.ValidationError as error:
@@ -184,21 +233,22 @@ def build(layers: Sequence[Mapping[str, Any]], *, source: str = "command line") 
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a YAML file of settings.
+    """Read a YAML file of settings and check it by itself, so that a fault is laid at its door.
 
     Raises:
-        ConfigError: unreadable, not YAML, or not a mapping.
+        ConfigError: unreadable, not YAML, not a mapping, or a key or value that `build` refuses.
     """
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, the 45th of a month
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())[:300]}") from error
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path}: expected settings such as 'target: 100', found {type(loaded).__name__}")
+    build([{"recipe": "any"}, loaded], source=str(path))
     return loaded
 
 
@@ -213,7 +263,7 @@ def parse_override(text: str) -> dict[str, Any]:
         raise ConfigError(f"--set {text}: expected key.path=value, such as novelty.threshold=0.6")
     try:
         tree: Any = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the 45th of a month
         raise ConfigError(
             f"--set {text}: the value is not valid YAML ({' '.join(str(error).split())[:200]})"
         ) from error
@@ -254,6 +304,19 @@ def _record_settings(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any
             yield prefix + name, value
 
 
+def _check_texts(value: object, source: str, key: str = "") -> None:
+    """Refuse texts that neither a file name nor UTF-8 can hold; `yaml` makes them from escapes, `sys.argv` from bytes.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            _check_texts(part, source, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, str) and ("\0" in value or any("\ud800" <= character <= "\udfff" for character in value)):
+        raise ConfigError(f"{source}: {key}: expected a text in Unicode without NUL (got {_short(value)})")
+
+
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
@@ -270,8 +333,15 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _explain(error: Any) -> str:
     location = [str(part) for part in error["loc"]]
     key = ".".join(location)
+    if error["type"] == "secret":
+        return f"{key}: {error['msg']}"
     if error["type"] != "extra_forbidden":
-        return f"{key}: {error['msg'].removeprefix('Value error, ')} (got {_short(error.get('input'))})"
+        message = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "string_type":
+            message = "expected a text; put what YAML takes for something else (no, 12, 2026-01-31) in quotes"
+        elif error["type"] == "model_type":
+            message = f"expected a section with some of: {', '.join(_names(location))}"
+        return f"{key}: {message} (got {_short(error.get('input'))})"
     names = _names(location[:-1])
     close = difflib.get_close_matches(location[-1], names, n=1)
     hint = f"did you mean {'.'.join([*location[:-1], close[0]])}?" if close else f"valid here: {', '.join(names)}"

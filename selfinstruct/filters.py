@@ -543,8 +543,12 @@ _OF_OUTPUT = (
 DEFAULT_FILTERS: Mapping[str, tuple[str, ...]] = {
     "list": (*_OF_INSTRUCTION, *_OF_OUTPUT),
     "stepwise": (*_OF_INSTRUCTION, "needs_context", "low_logprob", *_OF_OUTPUT),
+    "answers": ("truncated", "control_characters", *_OF_OUTPUT),
 }
-"""The filters of each prompt style; those on the instruction come first, so a task without instances meets them all."""
+"""The filters of each prompt style; those on the instruction come first, so a task without instances meets them all.
+
+"answers" are those for instructions that were given and not made.
+"""
 
 
 def _instruction_phrase(

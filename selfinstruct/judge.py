@@ -11,9 +11,12 @@ from selfinstruct.values import Candidate, Decision, Neighbour, Record, Rejectio
 
 
 class Judge:
-    """Filters and a novelty index; deciding a candidate that passes adds it to the index."""
+    """Filters and a novelty index; deciding a candidate that passes adds it to the index.
 
-    def __init__(self, filters: Sequence[Filter], index: NoveltyIndex) -> None:
+    Without an index novelty is not judged: rows of an input are the person's own, however alike.
+    """
+
+    def __init__(self, filters: Sequence[Filter], index: NoveltyIndex | None) -> None:
         self._filters = tuple(filters)
         self._index = index
 
@@ -24,7 +27,7 @@ class Judge:
         and not on what happens to be committed by now.
         """
         rejection = self._first_rejection(candidate)
-        if rejection is None and candidate.record is not None:
+        if rejection is None and candidate.record is not None and self._index is not None:
             nearest = self._index.too_near(subject(candidate.record), as_of=as_of)
             if nearest is not None:
                 rejection = _too_near(nearest)
@@ -34,6 +37,8 @@ class Judge:
         """Accept or reject a candidate against everything accepted so far."""
         rejection = candidate.rejection or _unfinished(candidate) or self._first_rejection(candidate)
         if candidate.record is None:
+            return Decision(id, candidate, rejection)
+        if self._index is None:
             return Decision(id, candidate, rejection)
         text = subject(candidate.record)
         nearest = self._index.too_near(text)

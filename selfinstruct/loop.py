@@ -12,11 +12,14 @@ import asyncio
 import bisect
 import hashlib
 import itertools
+import json
 import math
 import random
 from array import array
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 from selfinstruct.errors import BadReply, RequestRefused, Stopped
@@ -28,11 +31,35 @@ from selfinstruct.values import Candidate, Completion, Rejection, Request, Task
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of a recipe: how a draw is made, and how many records a draw is expected to bring."""
+    """One step of a recipe: how a draw is made, and how many records a draw is expected to bring.
+
+    A *growing* stage has no items and goes on for as long as records are wanted. A *mapping* stage
+    has one draw per item, known by the item's content: rows put in, taken out or moved about in the
+    input leave the answers to all the others as they are.
+    """
 
     name: str
     draw: Callable[[Draw], Awaitable[Sequence[Candidate]]]
     expected: float = 1.0
+    items: Sequence[Task] | None = None
+
+    def identities(self) -> list[str]:
+        """Return what tells the items apart: a hash of each one's content, and which of several equal ones it is."""
+        seen: Counter[str] = Counter()
+        found = []
+        for item in self.items or ():
+            text = json.dumps([item.instruction, [[case.input, case.output] for case in item.instances]])
+            digest = hashlib.sha256(text.encode()).hexdigest()[:20]
+            found.append(f"{digest}-{seen[digest]}")
+            seen[digest] += 1
+        return found
+
+    def first_change(self, view: RunView) -> int | None:
+        """Return the first committed draw whose item is no longer the one at its place, or None."""
+        if self.items is None:
+            return None
+        pairs = itertools.zip_longest(view.items(self.name), self.identities())
+        return next((number for number, (was, now) in enumerate(pairs) if was is not None and was != now), None)
 
 
 async def grow(
@@ -61,14 +88,18 @@ async def grow(
     draws: dict[int, Draw] = {}
     launched = first
     slots = asyncio.Semaphore(concurrency)
+    identities = stage.identities()
+    last = math.inf if stage.items is None else len(identities)
     try:
         for number in itertools.count(first):
-            if pool.accepted >= target:
+            if pool.accepted >= target or number == last:
                 return
-            while launched < number + _ahead(stage, pool, number, target, window):
+            while launched < min(last, number + _ahead(stage, pool, number, target, window)):
                 draw = draws[launched] = Draw(
                     stage.name, launched, seed, pool, pool.as_of(launched - window), judge, journal
                 )
+                if stage.items is not None:
+                    draw.item, draw.identity = stage.items[launched], identities[launched]
                 running[launched] = asyncio.create_task(_run(stage, draw, slots))
                 launched += 1
             commit = await _outcome(draws.pop(number), running.pop(number), judge, decided, target - pool.accepted)
@@ -121,9 +152,15 @@ def settle(
         decisions.append(judge.decide(f"{draw.stage}-{draw.number}-{position}", shown))
         wanted -= decisions[-1].accepted
     return Commit(
-        draw.stage, draw.number, state, tuple(decisions),
-        error=error, demonstrations=tuple(task.id for task in draw.shown), requests=tuple(draw.requests),
-    )  # fmt: skip
+        draw.stage,
+        draw.number,
+        state,
+        tuple(decisions),
+        item=draw.identity or None,
+        error=error,
+        demonstrations=tuple(task.id for task in draw.shown),
+        requests=tuple(draw.requests),
+    )
 
 
 def _ahead(stage: Stage, pool: TaskPool, number: int, target: int, window: int) -> int:
@@ -141,7 +178,7 @@ class Answers(Protocol):
         """Return the completion of a request of a draw."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Draw:
     """What a recipe's coroutine is given: its number, its randomness, its pool, and a way to ask.
 
@@ -156,12 +193,19 @@ class Draw:
     _judge: Judge
     _journal: Answers
     recorded: tuple[Task, ...] | None = None
-    rng: random.Random = field(init=False)
+    item: Task | None = None
+    identity: str = ""
     shown: tuple[Task, ...] = field(default=(), init=False)
     requests: list[str] = field(default_factory=list, init=False)
 
-    def __post_init__(self) -> None:
-        self.rng = random.Random(f"{self._seed}/{self.stage}/{self.number}")
+    @cached_property
+    def rng(self) -> random.Random:
+        """All randomness of the draw."""
+        return random.Random(self._label)
+
+    @property
+    def _label(self) -> str:
+        return f"{self._seed}/{self.stage}/{self.identity or self.number}"
 
     def demonstrations(self, *, seed: int, machine: int) -> tuple[Task, ...]:
         """Sample tasks to show: machine tasks first, seed tasks in place of those that do not exist yet, shuffled.
@@ -172,7 +216,7 @@ class Draw:
             self.shown = self.recorded
             return self.shown
         # A generator of its own: judged again, the draw is given recorded tasks, and `rng` must not notice.
-        rng = random.Random(f"{self._seed}/{self.stage}/{self.number}/demonstrations")
+        rng = random.Random(f"{self._label}/demonstrations")
         tasks = self._pool.sample_machine(rng, min(machine, self._machine), self._machine)
         tasks += rng.sample(self._pool.seeds, min(seed + machine - len(tasks), len(self._pool.seeds)))
         rng.shuffle(tasks)
@@ -185,7 +229,7 @@ class Draw:
 
     async def complete(self, request: Request) -> Completion:
         """Ask the backend; the same call of the same draw is never asked twice."""
-        nonce = f"{self._seed}/{self.stage}/{self.number}/{len(self.requests)}"
+        nonce = f"{self._label}/{len(self.requests)}"
         seed = int.from_bytes(hashlib.sha256(nonce.encode()).digest()[:4]) >> 1
         request = replace(request, nonce=nonce, seed=seed)
         self.requests.append(request.key(self._journal.model))

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from selfinstruct import config as settings
-from selfinstruct import plugins, prompts, seeds
+from selfinstruct import formats, plugins, prompts, seeds
 from selfinstruct.budget import Price, load_price
 from selfinstruct.config import RunConfig
-from selfinstruct.errors import ConfigError, PluginError, RunMismatch
+from selfinstruct.errors import ConfigError, InputError, PluginError, RunMismatch
 from selfinstruct.filters import DEFAULT_FILTERS, FILTERS, Filter, build_filters, spec_of
 from selfinstruct.languages import LanguagePack, load_pack
 from selfinstruct.models import Profile, resolve
@@ -35,18 +35,23 @@ class Plan:
     seeds: tuple[Task, ...]
     profile: Profile | None
     fingerprint: Mapping[str, Any]
+    items: tuple[Task, ...] | None = None
     price: Price | None = None
     notices: tuple[str, ...] = ()
 
+    @property
+    def target(self) -> int:
+        """Return how many accepted records are wanted."""
+        return self.config.target or (100 if self.items is None else len(self.items))
+
     def brief(self, capabilities: Capabilities) -> Brief:
         """Return what the recipe may know."""
-        return Brief(self.config, self.config.style, self.pack, self.prompt, self.seeds, capabilities)
+        return Brief(self.config, self.config.style, self.pack, self.prompt, self.seeds, capabilities, self.items)
 
 
 def plan(
     layers: Sequence[Mapping[str, Any]],
     *,
-    source: str = "command line",
     fetch: bool = True,
     stored: Sequence[Task] = (),
 ) -> Plan:
@@ -54,7 +59,6 @@ def plan(
 
     Args:
         layers: settings, later ones over earlier ones; `recipe` must be in one of them.
-        source: where they come from, for messages.
         fetch: whether a local model may be fetched now; without it only what is known by name is used.
         stored: the seed tasks of an existing run, which take the place of the seed file.
 
@@ -63,13 +67,13 @@ def plan(
     """
     recipe_name = next((layer["recipe"] for layer in reversed(layers) if layer.get("recipe")), None)
     if recipe_name is None:
-        raise ConfigError(f"{source}: recipe: say what to make; there are: {', '.join(plugins.names('recipes'))}")
+        raise ConfigError(f"recipe: say what to make; there are: {', '.join(plugins.names('recipes'))}")
     recipe = plugins.load("recipes", str(recipe_name))
     if not isinstance(recipe, Recipe):
         raise PluginError(
             f"recipes: {recipe_name!r} must be a selfinstruct.recipes.Recipe, found {type(recipe).__name__}"
         )
-    chosen = settings.build([recipe.defaults, *layers], source=source)
+    chosen = settings.build([recipe.defaults, *layers])
     pack = load_pack(chosen.language)
     profile, digest = _model(chosen.model, fetch=fetch)
     notices: list[str] = []
@@ -92,7 +96,9 @@ def plan(
         )
     if chosen.concurrency > chosen.window:
         notices.append(f"concurrency {chosen.concurrency} is held to the window of {chosen.window}; see --set window=N")
+    items = _items(chosen.input, recipe) if chosen.input else None
     content = {
+        "content.input": items is not None,
         "content.seeds": seeds.digest(tasks),
         "content.prompt": prompt.digest,
         "content.language_pack": _digest(asdict(pack)),
@@ -107,6 +113,7 @@ def plan(
         seeds=tasks,
         profile=profile,
         fingerprint=settings.fingerprint(chosen) | content,
+        items=items,
         price=_price(chosen),
         notices=tuple(notices),
     )
@@ -123,13 +130,15 @@ def open_run(folder: Path, plan: Plan) -> RunStore:
     """
     dumped = json.loads(plan.config.model_dump_json())
     if not (folder / "run.sqlite").exists():
-        return RunStore.create(
+        store = RunStore.create(
             folder,
             config=dumped,
             config_yaml=settings.dump(plan.config),
             fingerprint=plan.fingerprint,
             seeds=plan.seeds,
         )
+        store.set_meta(target=plan.target)
+        return store
     store = RunStore.open(folder)
     try:
         changed = settings.differences(store.view.meta("fingerprint"), json.loads(json.dumps(plan.fingerprint)))
@@ -139,6 +148,7 @@ def open_run(folder: Path, plan: Plan) -> RunStore:
                 "Undo the change, or choose another folder with --output"
             )
         store.save_config(dumped, settings.dump(plan.config))
+        store.set_meta(target=plan.target)
     except BaseException:
         store.close()
         raise
@@ -159,7 +169,7 @@ def resume_plan(folder: Path, layers: Sequence[Mapping[str, Any]], *, fetch: boo
         chosen = settings.read(path) if path.exists() else own
     except ConfigError as error:
         raise ConfigError(f"{error}. Mend it, or remove it: the run keeps a copy and writes it anew") from None
-    return plan([chosen, *layers], source=str(path), stored=stored, fetch=fetch)
+    return plan([chosen, *layers], stored=stored, fetch=fetch)
 
 
 def is_metered(plan: Plan) -> bool:
@@ -173,12 +183,15 @@ def make_filters(plan: Plan) -> list[Filter]:
     Raises:
         ConfigError: there is no such filter, or it has no such parameter.
     """
-    defaults = DEFAULT_FILTERS["stepwise" if plan.config.style == "stepwise" else "list"]
+    kind = "answers" if plan.items is not None else "stepwise" if plan.config.style == "stepwise" else "list"
+    defaults = DEFAULT_FILTERS[kind]
     wanted: dict[str, Mapping[str, Any]] = {name: {} for name in defaults}
     if "low_logprob" in wanted and plan.profile and plan.profile.min_logprob is not None:
         wanted["low_logprob"] = {"minimum": plan.profile.min_logprob}
     known = dict(FILTERS)
     for name, change in plan.config.filters.items():
+        if name == "novelty":
+            raise ConfigError("filters.novelty: set novelty.threshold instead; 1 lets every candidate through")
         if name not in known:
             known[name] = spec_of(name, plugins.load("filters", name, shipped=FILTERS), "plugin")
         if change is False:
@@ -186,6 +199,20 @@ def make_filters(plan: Plan) -> list[Filter]:
         else:
             wanted[name] = {**wanted.get(name, {}), **({} if change is True else change)}
     return [check for _, check in build_filters(wanted.items(), plan.pack, known)]
+
+
+def _items(path: str, recipe: Recipe) -> tuple[Task, ...]:
+    if not recipe.takes_input:
+        raise ConfigError(f"--input: {recipe.name} invents its tasks and takes no input")
+    items = []
+    for number, record in enumerate(formats.read(path), 1):
+        if not isinstance(record, Task):
+            kind = type(record).__name__.lower()
+            raise InputError(f"{path}: record {number} is a {kind}; {recipe.name} works through tasks")
+        items.append(record)
+    if not items:
+        raise InputError(f"{path}: holds no record")
+    return tuple(items)
 
 
 def _price(config: RunConfig) -> Price | None:

@@ -93,7 +93,8 @@ async def replay(folder: Path, plan: Plan, output: Path) -> tuple[int, bool]:
 async def _judged_again(plan: Plan, view: RunView) -> AsyncGenerator[Commit]:
     """Run every committed draw again on its recorded answers and judge what comes out, up to the target."""
     stage = plan.recipe.stages(plan.brief(_capabilities(view)))[-1]
-    judge = Judge(make_filters(plan), new_index(plan))
+    judge = Judge(make_filters(plan), None if plan.items is not None else new_index(plan))
+    items = dict(zip(stage.identities(), stage.items or (), strict=True))
     pool = TaskPool(plan.seeds, stage.name, view, ())
     seeds = {task.id: task for task in plan.seeds}
     unsettled, partly = view.next_draw(stage.name)
@@ -104,6 +105,10 @@ async def _judged_again(plan: Plan, view: RunView) -> AsyncGenerator[Commit]:
         answers = _Recording(plan.config.model, view, tuple(row["requests"]))
         visible = pool.as_of(number - plan.config.window)
         draw = Draw(stage.name, number, plan.config.seed, pool, visible, judge, answers, recorded=shown)
+        if row["item"] is not None:
+            if row["item"] not in items:
+                raise ConfigError(f"draw {number}: its row is no longer in the input; resume the run first")
+            draw.item, draw.identity = items[row["item"]], row["item"]
         candidates: Sequence[Candidate] = ()
         if row["state"] != "failed":
             try:
@@ -111,11 +116,11 @@ async def _judged_again(plan: Plan, view: RunView) -> AsyncGenerator[Commit]:
             except _Unanswered:
                 old = [decision_from(each).candidate for each in view.decisions(stage.name, number)]
                 candidates = [replace(each, rejection=_UNANSWERED) for each in old]
-        wanted = plan.config.target - pool.accepted
+        wanted = plan.target - pool.accepted
         commit = settle(draw, candidates, judge, wanted=wanted, error=row["error"])
         pool.extend(number, commit.decisions)
-        yield replace(commit, demonstrations=tuple(row["demonstrations"]), requests=answers.requests)
-        if pool.accepted == plan.config.target:
+        yield replace(commit, item=row["item"], demonstrations=tuple(row["demonstrations"]), requests=answers.requests)
+        if pool.accepted == plan.target:
             return
 
 

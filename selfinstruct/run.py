@@ -81,6 +81,9 @@ class Session:
             async with aclosing(await self.journal.unless_closed(self._backend)) as backend:
                 await store.put_meta(capabilities=asdict(backend.capabilities))
                 stage = self._stage(backend)
+                changed = stage.first_change(store.view)
+                if changed is not None:  # rows came, went or moved: judge again from there, out of the journal
+                    await store.rewind(stage.name, changed)
                 accepted = store.view.accepted_draws(stage.name)
                 self.pool = loop.TaskPool(self.plan.seeds, stage.name, store.view, accepted)
                 judge = self._judge(stage.name)
@@ -88,7 +91,7 @@ class Session:
                 commits = loop.grow(
                     stage,
                     seed=config.seed,
-                    target=config.target,
+                    target=self.plan.target,
                     window=config.window,
                     concurrency=self._concurrency(),
                     pool=self.pool,
@@ -101,6 +104,11 @@ class Session:
                         on_commit(commit)
                         guard.check(commit)
                         await self._keep_time()
+            if config.target is not None and self.pool.accepted < config.target:
+                raise Stopped(
+                    f"the input is used up: {self.pool.accepted} of {config.target} records were accepted; add rows to "
+                    f"{config.input}, or look at the rejections with `selfinstruct status`"
+                )
             state = "done"
         except Stopped as stopped:
             state, reason = ("interrupted" if stopped.exit_code == 130 else "stopped"), str(stopped)
@@ -152,6 +160,8 @@ class Session:
         return stages[-1]
 
     def _judge(self, stage: str) -> Judge:
+        if self.plan.items is not None:
+            return Judge(make_filters(self.plan), None)
         index = new_index(self.plan)
         index.add_many((id, subject(record)) for id, record in self.store.view.accepted(stage))
         return Judge(make_filters(self.plan), index)

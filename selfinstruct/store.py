@@ -207,6 +207,10 @@ class RunView:
         decided = self._one("SELECT count(*) FROM candidates WHERE stage = ? AND draw = ?", (stage, row[0]))
         return int(row[0]), int(decided[0]) if decided else 0
 
+    def items(self, stage: str) -> Iterator[str]:
+        """Yield the identity of each settled draw's item, in draw order."""
+        return (str(item) for (item,) in self._rows("SELECT item FROM draws WHERE stage = ? ORDER BY number", (stage,)))
+
     def accepted_count(self, stage: str) -> int:
         """Return how many records of a stage were accepted."""
         row = self._one("SELECT coalesce(max(accepted), 0) FROM candidates WHERE stage = ?", (stage,))
@@ -316,7 +320,7 @@ class RunView:
         return Summary(
             state=state,
             reason=reason,
-            target=int(config.get("target", 0)),
+            target=int(self.meta("target") or config.get("target") or 0),
             accepted=accepted,
             candidates=accepted + sum(counts.values()),
             rejected=counts,

@@ -86,7 +86,7 @@ class OpenAIBackend:
             url = httpx2.URL(address)
         except httpx2.InvalidURL as error:
             raise ConfigError(f"base URL {address!r} is not an address: {error}") from None
-        if url.scheme not in ("http", "https") or not url.host:
+        if url.scheme not in ("http", "https") or not url.host or (url.port or 1) > 65535:
             raise ConfigError(f"base URL {address!r} is not an address; expected one like http://127.0.0.1:8000/v1")
         try:
             # Proxies of the environment are meant for the outside, and hide a server on this machine.

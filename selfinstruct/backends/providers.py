@@ -135,7 +135,7 @@ def _hosted(
     name = key_name if chosen == "OPENAI_API_KEY" else chosen
     key = os.environ.get(name, "").strip()
     local = keyless or config.backend.base_url is not None
-    if not key and not local:
+    if not key and (not local or chosen != "OPENAI_API_KEY"):
         raise WrongKey(
             f"{config.model} needs a key: set the environment variable {name}, or name another with --api-key-env"
         )

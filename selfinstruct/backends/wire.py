@@ -96,7 +96,9 @@ def decode(content: bytes, request: Request, *, secret: str = "") -> Completion:
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):
-        raise BadReply(f"expected a JSON completion, got {excerpt(content, secret)}", status=200) from None
+        page = content.lstrip().startswith(b"<")
+        hint = "; that is a web page: is --base-url right (it usually ends in /v1)?" if page else ""
+        raise BadReply(f"expected a JSON completion, got {excerpt(content, secret)}{hint}", status=200) from None
     choices = body.get("choices") if isinstance(body, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):

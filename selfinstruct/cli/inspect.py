@@ -108,10 +108,13 @@ def _trace_lines(origin: dict[str, Any]) -> list[str]:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting by its path.")
 def show(what: str, recipe: str, language: str | None, model: str | None, overrides: tuple[str, ...]) -> None:
     """Show the rendered prompt of a recipe; no request is made."""
+    from selfinstruct import plugins
     from selfinstruct.config import parse_override
     from selfinstruct.plan import plan
     from selfinstruct.values import Capabilities
 
+    if model:
+        plugins.load("backends", plugins.split_model(model)[0])
     # Without a model the recipe's list prompt is meant: that is what any endpoint gets.
     given = {key: value for key, value in {"language": language, "model": model or "openai/any"}.items() if value}
     planned = plan([{"recipe": recipe}, given, *(parse_override(text) for text in overrides)], fetch=False)

@@ -94,7 +94,7 @@ class Progress:
         """Print the closing summary: what there is, where, and the next command."""
         if self._quiet:
             return
-        folder, target = shlex.quote(str(self._session.store.folder)), self._session.plan.config.target
+        folder, target = shlex.quote(str(self._session.store.folder)), self._session.plan.target
         say(self._line())
         for name, count in self.rejected.most_common():
             say(f"  {count:>6}  {name}")
@@ -111,12 +111,12 @@ class Progress:
         verb = "going on with" if start.draws else "starting"
         return (
             f"{verb} {config.recipe} ({config.style}, {config.language}) with {config.model}: "
-            f"{start.accepted}/{config.target} accepted, folder {self._session.store.folder}"
+            f"{start.accepted}/{self._session.plan.target} accepted, folder {self._session.store.folder}"
         )
 
     def _line(self) -> str:
         session, start = self._session, self._at_start
-        target, seconds = session.plan.config.target, time.monotonic() - self._started
+        target, seconds = session.plan.target, time.monotonic() - self._started
         parts = [f"{self.accepted}/{target} accepted"]
         if self.candidates:
             parts.append(f"yield {self.accepted / self.candidates:.0%} of {self.candidates}")
@@ -138,7 +138,7 @@ class Progress:
     def _render(self) -> Any:
         from rich.text import Text
 
-        target = self._session.plan.config.target
+        target = self._session.plan.target
         width = 24
         full = min(width, width * self.accepted // target)
         bar = "█" * full + "░" * (width - full)

@@ -132,9 +132,7 @@ def _work(plan: plans.Plan, store: RunStore, *, quiet: bool, pilot: int | None) 
             progress.closing(error)
         if pilot is not None and type(error) is Stopped:
             _forecast(session)
-            raise Stopped(
-                f"the pilot of {pilot} requests is over; {_go_on(store)}"
-            ) from None
+            raise Stopped(f"the pilot of {pilot} requests is over; {_go_on(store)}") from None
         raise
     except (asyncio.CancelledError, KeyboardInterrupt):
         stopped = Interrupted(f"stopped at once; {_go_on(store)}")
@@ -162,9 +160,7 @@ async def _until_done(session: Session, progress: Progress) -> None:
         nonlocal asked
         asked += 1
         if asked == 1:
-            under_way = session.stop(
-                Interrupted(f"asked to stop; {_go_on(session.store)}")
-            )
+            under_way = session.stop(Interrupted(f"asked to stop; {_go_on(session.store)}"))
             if under_way:
                 progress.note(f"stopping: {under_way} requests are under way; once more stops at once")
         elif task is not None:

@@ -104,7 +104,7 @@ def require_space(folder: Path, needed: int, variable: str = "SELFINSTRUCT_CACHE
     if free < needed:
         raise ModelFileError(
             f"{folder}: {needed / 1e6:,.0f} MB of free disk space are needed and {free / 1e6:,.0f} MB are left. "
-            "Free some, or set {variable} to a folder on another disk."
+            f"Free some, or set {variable} to a folder on another disk."
         )
 
 

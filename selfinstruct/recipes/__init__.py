@@ -26,6 +26,7 @@ class Brief:
     prompt: Prompt
     seeds: tuple[Task, ...]
     capabilities: Capabilities
+    items: tuple[Task, ...] | None = None
 
     def sampling(self, preset: Sampling) -> Sampling:
         """Return a preset with the person's overrides."""
@@ -55,4 +56,5 @@ class Recipe:
     stages: Callable[[Brief], tuple[Stage, ...]]
     preview: Callable[[Brief], str]
     export: str
+    takes_input: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)

@@ -61,6 +61,8 @@ SCHEMA = {
 
 def stages(brief: Brief) -> tuple[Stage, ...]:
     """Lay out the one growing stage of the recipe in the brief's style."""
+    if brief.items is not None:
+        return (_answers(brief, brief.items),)
     if brief.style == "stepwise":
         return (_stepwise(brief),)
     return (_listed(brief),)
@@ -135,6 +137,22 @@ def _stepwise(brief: Brief) -> Stage:
         return [_answered(candidate, instruction, answer, pack)]
 
     return Stage("tasks", draw, expected=0.5)
+
+
+def _answers(brief: Brief, items: Sequence[Task]) -> Stage:
+    """Answer given instructions anew, as KoAlpaca did with translated ones; their old outputs are dropped."""
+    sampling = brief.sampling(ANSWER)
+
+    async def draw(draw: Draw) -> list[Candidate]:
+        assert draw.item is not None
+        task = draw.item
+        given = task.instances[0].input if task.instances else ""
+        asked = f"{task.instruction}\n\n{given}" if given else task.instruction
+        answer = await draw.complete(Request(sampling, messages=(Message("user", asked),)))
+        record = replace(task, instances=(Instance(given, answer.text.strip()),))
+        return [Candidate(record, text=answer.text, truncated=truncated(answer) is True, logprob=answer.logprob)]
+
+    return Stage("tasks", draw, items=items)
 
 
 def _shots(brief: Brief) -> tuple[Task, ...]:
@@ -216,5 +234,6 @@ RECIPE = Recipe(
     stages=stages,
     preview=preview,
     export="alpaca",
+    takes_input=True,
     defaults={"tasks_per_request": 17, "demonstrations": {"seed": 3, "machine": 0}},
 )

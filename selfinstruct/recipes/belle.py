@@ -18,5 +18,6 @@ RECIPE = Recipe(
     stages=alpaca.stages,
     preview=alpaca.preview,
     export="belle",
+    takes_input=True,
     defaults={"language": "zh", "tasks_per_request": 7, "demonstrations": {"seed": 3, "machine": 0}},
 )
