@@ -17,7 +17,7 @@ import pytest
 
 from selfinstruct.store import RunView
 from selfinstruct.values import Task
-from tests.backends.endpoint import Endpoint, Reply, Seen, error
+from tests.backends.endpoint import Endpoint, Reply, Seen, chat, error
 from tests.model import model
 
 CANARY = "sk-canary-5f1c9e77"
@@ -351,3 +351,26 @@ def test_trace_shows_all_of_it(endpoint: Endpoint, tmp_path: Path) -> None:
     missing = selfinstruct("trace", tmp_path / "r", "tasks-999-0")
     assert missing.returncode == 2
     assert "tasks-17-3" in missing.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_dries_up_says_so(tmp_path: Path) -> None:
+    known = "4. Instruction: Describe the {} in the old town square.\n4. Output: It has stood there for ages."
+    with Endpoint(
+        lambda seen: chat(known.format(("brass bell", "oak tree planted by pupils")[seen.number % 2]))
+    ) as server:
+        stops = ["--set", "stop.saturation_draws=20"]
+        done = selfinstruct("run", "alpaca", *run_options(server, tmp_path / "r", 50, concurrency=2), *stops)
+        assert len(server.requests) < 100
+    assert done.returncode == 5, done.stderr
+    assert "saturated" in done.stderr
+    assert len(dataset(tmp_path / "r")) == 2
+
+
+@pytest.mark.slow
+def test_draws_that_all_fail_stop_the_run(tmp_path: Path) -> None:
+    with Endpoint(error(400, "this server likes no request")) as server:
+        done = selfinstruct("run", "alpaca", *run_options(server, tmp_path / "r"), "--set", "stop.failed_draws=5")
+        assert len(server.requests) < 40
+    assert done.returncode == 4, done.stderr
+    assert "this server likes no request" in done.stderr

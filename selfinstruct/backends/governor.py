@@ -23,6 +23,8 @@ _SUCCESSES = 25  # accepted requests that earn one more in flight
 _MINUTE = 60.0
 _FEW = 4  # fewer accepted requests than that measure nothing: go half as fast
 _BURST = 1.25  # seconds' worth that a server's bucket is first taken to hold
+_TRUSTED = 20  # answers without a refusal after which a server hardly has a small bucket
+_FASTER = 5.0  # sends a second that each further answer earns at the start; 10 is refused more than 10 times
 
 
 class Governed:
@@ -40,19 +42,19 @@ class Governed:
         Args:
             backend: who is asked.
             concurrency: most requests in flight.
-            rpm: most requests that leave in any 60 seconds.
+            rpm: most requests that leave in any 60 seconds. Who states it is believed: there is no ramp then.
             tpm: most tokens in any 60 seconds: the prompt's estimate and `max_tokens` when a
                 request leaves, what the server counted once it has answered. A request that is
                 larger than `tpm` by itself leaves alone.
-            ramp: requests a second at the start, doubled every second until the first refusal;
-                `math.inf` for a server that never refuses, such as our own.
+            ramp: requests a second at the start, doubled every second until the first refusal, and faster
+                once the answers show that there is room; `math.inf` for a server that never refuses, such as our own.
         """
         self.backend = backend
         self.in_flight = 0
         self.limit = concurrency
         self._most = concurrency
         self._successes = 0
-        self._pace = _Pace(ramp, rpm)
+        self._pace = _Pace(ramp if rpm is None else math.inf, rpm)
         self._tokens = _Minute(tpm) if tpm is not None else None
         self._paused_until = -math.inf
         self._refusals = 0
@@ -163,6 +165,7 @@ class Governed:
 
     def _accepted(self) -> None:
         self._refusals = 0
+        self._pace.answer(_now())
         self._successes += 1
         if self._successes >= _SUCCESSES and self.limit < self._most:
             self._successes = 0
@@ -243,6 +246,9 @@ class _Minute:
 class _Pace:
     """Sends a second, doubled every `doubling` seconds, cut when the server refuses.
 
+    Before the first refusal answers speed it up as well, once there are more than a small bucket
+    holds: a fast server is then at full load some seconds earlier, and a slow one sees no difference.
+
     A server that grants r a second out of a bucket of C refuses when C + r t have left. At the
     first refusal C is taken to be about one second's worth, which gives r. Between two refusals
     the bucket went from empty to empty: what was accepted, over all that time, is at most r (some
@@ -260,16 +266,26 @@ class _Pace:
         self._emptied = math.nan  # when the server last said that its bucket is empty
         self._cut = -math.inf
         self._sends = 0
+        self._sent = -math.inf  # when the last one left
+        self._answers = 0
 
     def at(self, now: float) -> float:
         """Return the sends a second at time `now`."""
         doublings = max(0.0, now - self._since) / self._doubling
-        return min(self._most, self._base * math.exp2(min(doublings, 64.0)))
+        earned = _FASTER * max(0, self._answers - _TRUSTED) if math.isnan(self._emptied) else 0.0
+        return min(self._most, self._base * math.exp2(min(doublings, 64.0)) + earned)
+
+    def answer(self, now: float) -> None:
+        """Take note that the server has answered."""
+        if math.isnan(self._emptied):
+            self._answers += 1
+            self.next_send = min(self.next_send, self._sent + self._interval(now))
 
     def send(self, now: float) -> None:
         if math.isnan(self._since):
             self._since = now
         self._sends += 1
+        self._sent = now
         self.next_send = now + self._interval(now)
 
     def _interval(self, now: float) -> float:
