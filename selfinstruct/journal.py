@@ -26,11 +26,12 @@ _T = TypeVar("_T")
 
 @dataclass(slots=True)
 class _Ticket:
-    """One request on its way: for which draw, in which task, and whether it has left."""
+    """One request on its way: for which draw, in which task, under which key, and whether it has left."""
 
     stage: str
     draw: int
     task: asyncio.Task[object] | None
+    key: str = ""
     sent: bool = False
     dropped: bool = False
 
@@ -61,10 +62,11 @@ class Journal:
             Stopped: the run is closing, or a budget is spent, and the answer is not in the journal.
             BackendError: the backend gave up on it.
         """
-        known = self.store.view.completion(request.key(self.model))
+        key = request.key(self.model)
+        known = self.store.view.completion(key)
         if known is not None:
             return known
-        ticket = _Ticket(stage, draw, asyncio.current_task())
+        ticket = _Ticket(stage, draw, asyncio.current_task(), key)
         token = _current.set(ticket)
         try:
             return await self._unless_closed(ticket, lambda: self.backend.complete(request))
@@ -120,7 +122,7 @@ class Journal:
         self._refuse_when_closed()
         worst = Worst.of(request)
         reserved = await self.budget.reserve(worst)
-        send = await self._record(ticket, worst, reserved, request.key(self.model))
+        send = await self._record(ticket, worst, reserved)
         # Whatever ends this without an answer, nobody knows whether it was billed: it stays at its worst case.
         tokens, cost = worst.tokens, reserved
         started = time.monotonic()
@@ -130,7 +132,7 @@ class Journal:
             tokens = usage.prompt_tokens + usage.completion_tokens
             cost = self.budget.price_of(usage.prompt_tokens, usage.completion_tokens)
             await self.store.journal(
-                send, request.key(self.model), ticket.stage, ticket.draw, request, completion,
+                send, ticket.key, ticket.stage, ticket.draw, request, completion,
                 cost=_text(cost), seconds=time.monotonic() - started,
             )  # fmt: skip
             return completion
@@ -143,11 +145,11 @@ class Journal:
             ticket.sent = False
             self.budget.settle(worst, reserved, tokens, cost)
 
-    async def _record(self, ticket: _Ticket, worst: Worst, reserved: Decimal | None, key: str) -> int:
+    async def _record(self, ticket: _Ticket, worst: Worst, reserved: Decimal | None) -> int:
         """Make the send durable and return its id; while that lasts the run may close, and nothing leaves."""
         ticket.sent = True
         try:
-            send = await self.store.send(key, worst.tokens, _text(reserved))
+            send = await self.store.send(ticket.key, worst.tokens, _text(reserved))
             if self._stop is not None:
                 await self.store.withdraw(send)
                 raise self._stop

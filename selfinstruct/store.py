@@ -378,21 +378,30 @@ class _Waiting:
     result: Any = None
     error: BaseException | None = None
 
-    def resolve(self) -> None:
-        """Wake the waiter; an error is raised where it waits."""
-        self.done.set()
-        if self.loop and self.future:
-            # A loop that is closed by now has nobody left who waits.
-            with suppress(RuntimeError):
-                self.loop.call_soon_threadsafe(self._settle, self.future)
-
-    def _settle(self, future: asyncio.Future[Any]) -> None:
-        if future.done():
+    def settle(self) -> None:
+        """Wake the waiter, on its own loop; an error is raised where it waits."""
+        if self.future is None or self.future.done():
             return
         if self.error is not None:
-            future.set_exception(self.error)
+            self.future.set_exception(self.error)
         else:
-            future.set_result(self.result)
+            self.future.set_result(self.result)
+
+
+def _wake(jobs: Sequence[_Waiting]) -> None:
+    """Tell all who wait: each event loop is roused once, which costs as much as a small write."""
+    for waiting in jobs:
+        waiting.done.set()
+    for loop in {waiting.loop for waiting in jobs if waiting.loop is not None}:
+
+        def settle(loop: asyncio.AbstractEventLoop = loop) -> None:
+            for waiting in jobs:
+                if waiting.loop is loop:
+                    waiting.settle()
+
+        # A loop that is closed by now has nobody left who waits.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle)
 
 
 class RunStore:
@@ -648,7 +657,7 @@ class RunStore:
             waiting = self._queue.get()
             if waiting is not None:
                 waiting.error = ended
-                waiting.resolve()
+                _wake([waiting])
 
     def _serve(self, connection: sqlite3.Connection) -> None:
         closing = False
@@ -683,7 +692,7 @@ class RunStore:
             return
         for waiting in jobs:
             waiting.error = error
-            waiting.resolve()
+        _wake(jobs)
 
     def _attempt(self, connection: sqlite3.Connection, jobs: Sequence[_Waiting]) -> BaseException | None:
         """Write `jobs` in one transaction; return what went wrong, in which case nothing is written."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from selfinstruct.budget import Budget, Limits, Price, Worst, load_price
 from selfinstruct.errors import ConfigError, Stopped
 from selfinstruct.values import Message, Request, Sampling, ToolCall
+from tests.test_store import MORE
 
 PRICE = Price(Decimal("0.15"), Decimal("0.60"), "today")
 
@@ -49,7 +50,7 @@ class Counting:
         self.budget.settle(worst, reserved, prompt + completion, cost)
 
 
-@settings(deadline=None)
+@settings(max_examples=100 * MORE, deadline=None)
 @given(
     seed=st.integers(0, 10**9),
     requests=st.none() | st.integers(0, 80),
@@ -162,7 +163,7 @@ def test_time_counts_over_all_processes_and_only_forwards() -> None:
 )
 def test_the_worst_case_bounds_every_byte_sent(texts: list[str], arguments: str, prompt: str | None) -> None:
     call = ToolCall("tool", arguments, "1")
-    messages = tuple(Message("user", text) for text in texts) + (Message("assistant", "", tool_calls=(call,)),)
+    messages = (*(Message("user", text) for text in texts), Message("assistant", "", tool_calls=(call,)))
     worst = Worst.of(Request(Sampling(77), messages, prompt))
     said = sum(len(text.encode("utf-8", "replace")) for text in [*texts, arguments, prompt or ""])
     assert worst.prompt_tokens >= said

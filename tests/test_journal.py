@@ -21,7 +21,7 @@ from selfinstruct.journal import Journal
 from selfinstruct.store import RunStore, RunView, Summary
 from selfinstruct.testing import Answer, Scripted
 from selfinstruct.values import Completion, Message, Request, Sampling, Usage
-from tests.test_store import create
+from tests.test_store import MORE, create
 
 TEN, THIRTY = Decimal(10), Decimal(30)
 
@@ -60,7 +60,7 @@ def balanced(store: RunStore | RunView) -> Summary:
 faults = st.sampled_from(["answer", "refused", "billed", "broken", "defect"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 * MORE, deadline=None)
 @given(plan=st.lists(faults, min_size=1, max_size=40), stop_at=st.none() | st.integers(0, 40), drain=st.booleans())
 def test_the_books_balance_whatever_happens(
     tmp_path_factory: pytest.TempPathFactory, plan: list[str], stop_at: int | None, drain: bool
@@ -106,7 +106,7 @@ def test_the_books_balance_whatever_happens(
             assert summary.lost == plan.count("defect")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40 * MORE, deadline=None)
 @given(seed=st.integers(0, 10**6), tokens=st.integers(0, 20_000), cents=st.integers(0, 40))
 def test_tokens_and_money_are_never_overrun_by_64_at_once(
     tmp_path_factory: pytest.TempPathFactory, seed: int, tokens: int, cents: int
@@ -148,7 +148,7 @@ def test_a_request_that_was_answered_is_never_asked_again(tmp_path: Path) -> Non
     assert len(backend.asked) == 20
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30 * MORE, deadline=None)
 @given(moment=st.integers(0, 30))
 def test_closing_at_any_moment_neither_loses_nor_sends_more(
     tmp_path_factory: pytest.TempPathFactory, moment: int
@@ -179,7 +179,7 @@ def test_a_disk_that_fills_up_takes_in_what_has_left_and_asks_for_no_more(
 
     folder = tmp_path / "r"
     attempt = RunStore._attempt
-    refused = []
+    refused: list[int] = []
 
     def full(store: RunStore, connection: sqlite3.Connection, jobs: Any) -> BaseException | None:
         if (folder / "run.reserve").exists() and len(backend.asked) == 12:

@@ -9,7 +9,7 @@ import os
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,9 @@ from selfinstruct.values import (
     Usage,
 )
 
-LAW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MORE = int(os.environ.get("SELFINSTRUCT_EXAMPLES", "1"))
+"""How many times the examples of CI; see .ci/torture."""
+LAW = settings(max_examples=60 * MORE, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # Everything a string can hold: NUL, lone surrogates, any plane.
 anything = st.text(st.characters(), max_size=12)
@@ -249,7 +251,7 @@ def test_in_one_group_each_write_stands_or_falls_for_itself(
     async def story(store: RunStore) -> list[Any]:
         first = [await store.send(f"k{n}", 7, "1") for n in range(4)]
         held = asyncio.create_task(store._put(lambda _: gate.wait()))  # so that all that follows is one group
-        writes = []
+        writes: list[Coroutine[Any, Any, Any]] = []
         for step, n in steps:
             match step:
                 case "send":
@@ -348,7 +350,7 @@ def test_a_closed_run_is_one_file(filled: Path) -> None:
 # --- damage
 
 
-@settings(LAW, max_examples=150)
+@settings(LAW, max_examples=150 * MORE)
 @given(part=st.floats(0, 1, exclude_max=True), data=st.data())
 def test_a_truncated_database_is_never_taken_for_a_whole_one(
     filled: Path, tmp_path: Path, part: float, data: st.DataObject
@@ -371,7 +373,7 @@ def read_or_told(folder: Path) -> None:
         assert "run.sqlite" in str(error)
 
 
-@settings(LAW, max_examples=100)
+@settings(LAW, max_examples=100 * MORE)
 @given(part=st.floats(0, 1, exclude_max=True))
 def test_a_truncated_database_beside_its_wal_is_noticed_or_made_whole(
     crashed: Path, tmp_path: Path, part: float
@@ -387,7 +389,7 @@ def test_a_truncated_database_beside_its_wal_is_noticed_or_made_whole(
         assert found == everything(store.view)
 
 
-@settings(LAW, max_examples=100)
+@settings(LAW, max_examples=100 * MORE)
 @given(part=st.floats(0, 1), garbage=st.binary(max_size=64))
 def test_a_truncated_wal_leaves_whole_commits_in_order(
     crashed: Path, tmp_path: Path, part: float, garbage: bytes
@@ -414,7 +416,7 @@ def whole(view: RunView) -> None:
     assert numbers == list(range(1, 2 * settled + 1))
 
 
-@settings(LAW, max_examples=150)
+@settings(LAW, max_examples=150 * MORE)
 @given(data=st.data(), garbage=st.binary(min_size=1, max_size=400))
 def test_garbage_is_reported_and_never_a_traceback(
     filled: Path, tmp_path: Path, data: st.DataObject, garbage: bytes
@@ -586,9 +588,9 @@ def test_two_stores_and_a_lock_without_an_owner(tmp_path: Path) -> None:
     folder = tmp_path / "r"
     with create(folder) as store:
         store.start()
-        for door in (lambda: RunStore.open(folder), lambda: create(folder)):
+        for door in (RunStore.open, create):
             with pytest.raises(RunLocked, match=f"process {os.getpid()} on "):
-                door()
+                door(folder)
         store.set_meta(x=1)
     (folder / "run.lock").write_text("4194304")  # whatever a dead process leaves there
     with RunStore.open(folder) as store:
@@ -604,7 +606,7 @@ def test_the_clock_may_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             cls.days += 1
             return cls(2000 if cls.days % 2 else 2090, 1, 1, tzinfo=tz)
 
-    monkeypatch.setattr(stores.datetime, "datetime", Jumping)
+    monkeypatch.setattr(datetime, "datetime", Jumping)
     with create(tmp_path / "r") as store:
         store.start()
         asyncio.run(fill(store, range(5)))

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import pty
+import random
 import resource
 import shlex
 import shutil
@@ -42,7 +43,7 @@ def mounted(place: Path, options: str) -> Iterator[tuple[Path, Callable[[str], N
         subprocess.run(["mount", "-o", f"remount,{how}", place], check=True)
 
     place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", place]
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
     try:
         made = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -401,6 +402,53 @@ def test_a_terminal_that_is_closed(undisturbed: Dataset, tmp_path: Path) -> None
         assert call("resume", tmp_path / "r").returncode == 0
         assert unique(server)
     assert dataset(tmp_path / "r") == undisturbed
+
+
+# --- kills
+
+
+@pytest.mark.timeout(3600)
+def test_kills_that_all_hit_a_run_at_work(undisturbed: Dataset, tmp_path: Path) -> None:
+    """Each process is killed between its first instruction and a few answers: starting, loading, writing, draining.
+
+    The endpoint answers only as many requests at once as brings the run to its end with the last kill.
+    """
+    kills, needed = int(os.environ.get("SELFINSTRUCT_KILLS", "20")), 24
+    rng, hits, quick = random.Random(7), 0, 0
+
+    def pace(_: random.Random) -> float:
+        nonlocal quick
+        if hits < kills and quick >= needed * (hits + 1) / kills:
+            return 30.0
+        quick += 1
+        return 0.03
+
+    idle = 0
+    with Endpoint(model(delay=pace)) as server:
+        arguments = options(server, tmp_path / "r", concurrency=4)
+        while hits < kills:
+            seen = len(server.requests)
+            process = start("run", "alpaca", "-q", *arguments)
+            time.sleep(rng.random() * 2.5)
+            if rng.random() < 0.2:
+                process.send_signal(signal.SIGINT)
+                time.sleep(rng.random() * 0.1)
+            ended = process.poll()
+            assert ended in (None, 130), f"finished before its time: {process.communicate()}"
+            process.kill()
+            process.communicate()
+            hits += 1
+            idle += len(server.requests) == seen
+        done = call("run", "alpaca", *arguments)
+        assert done.returncode == 0, done.stderr
+        arrived = len(server.requests)
+    assert 0 < idle < kills, "kills must hit processes that start and processes that work"
+    assert dataset(tmp_path / "r") == undisturbed
+    requests, answered, lost = balanced(tmp_path / "r")
+    assert arrived <= requests, "a request was sent that nobody wrote down"
+    assert lost <= 4 * kills
+    # What arrived here was asked again only if a kill had cut it off.
+    assert len({request.body for request in server.requests}) >= answered >= arrived - lost
 
 
 # --- many at once

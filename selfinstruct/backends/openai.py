@@ -185,9 +185,7 @@ class OpenAIBackend:
                 "for a private certificate set SSL_CERT_FILE to its authority"
             )
         if found(gaierror):
-            return Unavailable(
-                f"{where}: the host name {self._url.host!r} can't be resolved (DNS); check --base-url"
-            )
+            return Unavailable(f"{where}: the host name {self._url.host!r} can't be resolved (DNS); check --base-url")
         if found(ConnectionRefusedError):
             return Unavailable(f"{where}: connection refused; is the server running, and is this its port?")
         if found(httpx2.ProxyError):

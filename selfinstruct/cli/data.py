@@ -78,47 +78,87 @@ def _recipe_format(config: Any) -> str:
 
 @click.command(epilog="Example: selfinstruct dedup train.json --against benchmark.jsonl -o unique.json")
 @click.argument("source", metavar="FILE")
-@click.option("--against", metavar="FILE", help="Drop also what is near to a question of this file.")
-@click.option("--threshold", default="0.7", metavar="F", help="ROUGE-L F above which two questions are the same.")
+@click.option("--against", metavar="FILE", multiple=True, help="Drop also what is near to this file; may be repeated.")
+@click.option("--threshold", default="0.7", metavar="F", help="ROUGE-L F above which two texts are the same.")
+@click.option(
+    "--field",
+    type=click.Choice(["question", "instruction", "output"]),
+    default="question",
+    help="What is compared: the instruction with its input, alone, or the answer.",
+)
+@click.option("--tokenizer", default="script", metavar="NAME", help="script, rouge, whitespace, chars or icu.")
 @click.option("-o", "--output", required=True, metavar="OUT", help='File to write, "-" for stdout.')
+@click.option("--pairs", metavar="PATH", help="Write each dropped record and the one it is near to, as JSON lines.")
 @_as_json
-def dedup(source: str, against: str | None, threshold: str, output: str, as_json: bool) -> None:
-    """Drop near-duplicate records of a dataset, exactly; the first of each stays."""
+def dedup(
+    source: str,
+    against: tuple[str, ...],
+    threshold: str,
+    field: str,
+    tokenizer: str,
+    output: str,
+    pairs: str | None,
+    as_json: bool,
+) -> None:
+    """Drop near-duplicate records of a dataset, exactly; the first of each stays, in its place."""
+    import contextlib
+    import time
     from collections.abc import Iterator
 
     from selfinstruct import formats
-    from selfinstruct.checks import question
+    from selfinstruct.checks import pair_of, question
     from selfinstruct.errors import InputError
     from selfinstruct.novelty import NoveltyIndex
 
-    outside = None
-    if against:
-        outside = NoveltyIndex(threshold=threshold)
-        for number, other in enumerate(formats.read(against), 1):
-            outside.add(f"{against} record {number}", question(other))
-    index = NoveltyIndex(threshold=threshold, against=outside)
-    dropped: list[dict[str, str | float]] = []
+    def compared(record: Record) -> str:
+        if field == "question":
+            return question(record)
+        pair = pair_of(record)
+        return pair.asked if field == "instruction" else "\n".join(pair.answers)
 
-    def fresh(reading: formats.Reading) -> Iterator[Record]:
-        for record in reading:
-            near = index.offer(reading.place, question(record))
-            if near is None:
-                yield record
-            else:
-                dropped.append({"place": reading.place, "near": near.id, "score": near.score})
+    outside = NoveltyIndex(threshold=threshold, tokenizer=tokenizer)
+    for path in against:
+        numbered = enumerate(formats.read(path), 1)
+        outside.add_many((f"{path} record {number}", compared(record)) for number, record in numbered)
+    index = NoveltyIndex(threshold=threshold, tokenizer=tokenizer, against=outside if against else None)
+    dropped = 0
+    shown: list[dict[str, str | float]] = []
+    report_at = time.monotonic() + 10
 
-    def refuse(refusal: formats.Refusal) -> None:
-        raise InputError(f"record {refusal.id}: {refusal.reason}")
+    with contextlib.ExitStack() as stack:
+        listed = stack.enter_context(Path(pairs).open("w", encoding="utf-8")) if pairs else None
 
-    with formats.open_records(source) as reading:
+        def fresh(reading: formats.Reading) -> Iterator[Record]:
+            nonlocal dropped, report_at
+            for record in reading:
+                near = index.offer(reading.place, compared(record))
+                if time.monotonic() > report_at:
+                    report_at = time.monotonic() + 10
+                    _talk(f"{reading.records:,} records read, {dropped:,} dropped")
+                if near is None:
+                    yield record
+                    continue
+                dropped += 1
+                pair: dict[str, str | float] = {"place": reading.place, "near": near.id, "score": near.score}
+                if len(shown) < 20:
+                    shown.append(pair)
+                if listed:
+                    listed.write(json.dumps(pair | {"text": compared(record)}, ensure_ascii=False) + "\n")
+
+        def refuse(refusal: formats.Refusal) -> None:
+            raise InputError(f"record {refusal.id}: {refusal.reason}")
+
+        reading = stack.enter_context(formats.open_records(source))
         report = formats.write(reading.format, fresh(reading), output, on_refused=refuse)
     if as_json:
-        found = {"records": reading.records, "written": report.written, "dropped": dropped}
+        found = {"records": reading.records, "written": report.written, "dropped": dropped, "first": shown}
         click.echo(json.dumps(found, ensure_ascii=False, indent=2), err=output == "-")
         return
-    for each in dropped[:20]:
+    for each in shown:
         _talk(f"{each['place']}: ROUGE-L {each['score']:.2f} to {each['near']}")
-    _talk(f"{reading.records} records, {len(dropped)} too near to an earlier one, {report.written} written")
+    if dropped > len(shown):
+        _talk(f"... and {dropped - len(shown):,} more; --pairs PATH lists them all")
+    _talk(f"{reading.records:,} records, {dropped:,} too near to an earlier one, {report.written:,} written")
 
 
 @click.command(epilog="Example: selfinstruct convert alpaca_data.json train.jsonl --to messages")
