@@ -124,12 +124,18 @@ class Budget:
         self._clock = clock
         self._started = clock()
         self._in_flight = 0
+        self._reserved = 0
         self._settled = asyncio.Event()
 
     @property
     def seconds(self) -> float:
         """Seconds of running, earlier processes included."""
         return self._before + self._clock() - self._started
+
+    @property
+    def settled_tokens(self) -> int:
+        """Tokens of answered requests: what is under way stands in `tokens` at its worst."""
+        return self.tokens - self._reserved
 
     def price_of(self, prompt_tokens: int, completion_tokens: int) -> Decimal | None:
         """Return the dollars of so many tokens, None when the price is unknown."""
@@ -150,6 +156,7 @@ class Budget:
         self._in_flight += 1
         self.requests += 1
         self.tokens += worst.tokens
+        self._reserved += worst.tokens
         self.cost += cost or 0
         return cost
 
@@ -157,6 +164,7 @@ class Budget:
         """Replace a reservation by what the request came to."""
         self._in_flight -= 1
         self.tokens += tokens - worst.tokens
+        self._reserved -= worst.tokens
         self.cost += (cost or 0) - (reserved or 0)
         self._settled.set()
 

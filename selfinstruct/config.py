@@ -191,9 +191,9 @@ class RunConfig(_Section):
     """Accepted records wanted; null: every row of the input, or 100 where there is none."""
     seed: int = 42
     """Seed of all randomness."""
-    seeds: str | None = Field(None, json_schema_extra=KNOB)
+    seeds: str | None = Field(None, min_length=1, json_schema_extra=KNOB)
     """Seed task file; null: the language's own. Its content, not its path, is part of the fingerprint."""
-    input: str | None = Field(None, json_schema_extra=KNOB)
+    input: str | None = Field(None, min_length=1, json_schema_extra=KNOB)
     """Data file to work through, in any format; rows are told apart by content."""
     style: Style = "auto"
     """How tasks are asked for: a list per completion, JSON by schema, or step by step for small models."""
@@ -339,6 +339,8 @@ def _explain(error: Any) -> str:
         message = error["msg"].removeprefix("Value error, ")
         if error["type"] == "string_type":
             message = "expected a text; put what YAML takes for something else (no, 12, 2026-01-31) in quotes"
+        elif error["type"] == "string_too_short":
+            message = "expected a text, found an empty one"
         elif error["type"] == "model_type":
             message = f"expected a section with some of: {', '.join(_names(location))}"
         return f"{key}: {message} (got {_short(error.get('input'))})"

@@ -148,8 +148,13 @@ class Journal:
     async def _record(self, ticket: _Ticket, worst: Worst, reserved: Decimal | None) -> int:
         """Make the send durable and return its id; while that lasts the run may close, and nothing leaves."""
         ticket.sent = True
+        recording = asyncio.ensure_future(self.store.send(ticket.key, worst.tokens, _text(reserved)))
         try:
-            send = await self.store.send(ticket.key, worst.tokens, _text(reserved))
+            try:
+                send = await asyncio.shield(recording)
+            except asyncio.CancelledError:
+                await self.store.withdraw(await recording)
+                raise
             if self._stop is not None:
                 await self.store.withdraw(send)
                 raise self._stop

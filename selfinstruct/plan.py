@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from selfinstruct.models import Profile, resolve
 from selfinstruct.models.registry import REGISTRY
 from selfinstruct.novelty import tokenizer
 from selfinstruct.recipes import Brief, Recipe
-from selfinstruct.store import RunStore, RunView
+from selfinstruct.store import RunStore, RunView, holds_run
 from selfinstruct.values import Capabilities, Task
 
 
@@ -129,7 +129,7 @@ def open_run(folder: Path, plan: Plan) -> RunStore:
         RunLocked: another process holds it.
     """
     dumped = json.loads(plan.config.model_dump_json())
-    if not (folder / "run.sqlite").exists():
+    if not holds_run(folder):
         store = RunStore.create(
             folder,
             config=dumped,
@@ -158,18 +158,24 @@ def open_run(folder: Path, plan: Plan) -> RunStore:
 def resume_plan(folder: Path, layers: Sequence[Mapping[str, Any]], *, fetch: bool = True) -> Plan:
     """Read a run's own settings back and lay `layers` (a target, budgets) over them.
 
+    Without `fetch` a local model need not be there any more: its file is taken to be the one the run was made with.
+
     Raises:
         RunNotFound: there is no run in the folder.
         ConfigError: its config.yaml is not valid any more.
     """
     with RunView.open(folder) as view:
-        stored, own = view.seeds(), view.meta("config")
+        stored, own, made = view.seeds(), view.meta("config"), view.meta("fingerprint") or {}
     path = folder / "config.yaml"
     try:
         chosen = settings.read(path) if path.exists() else own
     except ConfigError as error:
         raise ConfigError(f"{error}. Mend it, or remove it: the run keeps a copy and writes it anew") from None
-    return plan([chosen, *layers], stored=stored, fetch=fetch)
+    planned = plan([chosen, *layers], stored=stored, fetch=fetch)
+    if fetch:
+        return planned
+    same_file = {"content.model_file": made.get("content.model_file", "")}
+    return replace(planned, fingerprint={**planned.fingerprint, **same_file})
 
 
 def is_metered(plan: Plan) -> bool:

@@ -50,6 +50,8 @@ class Prompt:
             raise PromptError(f"{self.path}: {error.message}; it may use: {', '.join(sorted(variables))}") from error
         except jinja2.TemplateError as error:
             raise PromptError(f"{self.path}: {error}") from error
+        except Exception as error:  # the template's own code: whatever it raises is reported with its cause
+            raise PromptError(f"{self.path}: fails while it is filled in: {type(error).__name__}: {error}") from error
 
 
 def load(recipes: Sequence[str], language: str, style: str, variables: frozenset[str]) -> Prompt:
@@ -86,6 +88,8 @@ def _check(prompt: Prompt, variables: frozenset[str]) -> Prompt:
         used = jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(prompt.source))
     except jinja2.TemplateSyntaxError as error:
         raise PromptError(f"{prompt.path}:{error.lineno}: {error.message}") from error
+    if not prompt.source.strip():
+        raise PromptError(f"{prompt.path}: is empty; remove the file to get the shipped prompt back")
     unknown = sorted(used - variables)
     if unknown:
         raise PromptError(

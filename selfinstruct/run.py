@@ -99,6 +99,7 @@ class Session:
                     journal=self.journal,
                     store=store,
                 )
+                self._end_in_time()
                 async with aclosing(commits):
                     async for commit in commits:
                         on_commit(commit)
@@ -121,6 +122,13 @@ class Session:
             raise
         finally:
             store.set_meta(state={"state": state, "reason": reason}, seconds=self.budget.seconds)
+
+    def _end_in_time(self) -> None:
+        """Close the journal when --max-time is up, also while nothing is answered."""
+        seconds = self.budget.limits.seconds
+        if seconds is not None:
+            over = Stopped(f"the time of {seconds:.0f} s is up; go on with --max-time")
+            asyncio.get_running_loop().call_later(max(0.0, seconds - self.budget.seconds), self.stop, over)
 
     async def _keep_time(self) -> None:
         """Note the running time now and then, so that a crash forgets little of what --max-time counts."""

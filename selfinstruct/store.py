@@ -91,6 +91,9 @@ CREATE INDEX candidates_rejected ON candidates (stage, filter) WHERE accepted IS
 
 _INSERT_COMPLETION = "INSERT OR IGNORE INTO completions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
+# IS NOT NULL lets SQLite take the partial index; without it each commit would read every candidate of the run.
+_LAST_ACCEPTED = "SELECT coalesce(max(accepted), 0) FROM candidates WHERE stage = ? AND accepted IS NOT NULL"
+
 
 @dataclass(frozen=True, slots=True)
 class Commit:
@@ -148,9 +151,9 @@ class RunView:
             StoreError: the database is damaged or from a newer version.
         """
         path = folder / DATABASE
-        if not path.is_file():
-            raise RunNotFound(f"{folder}: there is no run here ({DATABASE} is missing)")
         with _explained(path):
+            if not path.is_file():
+                raise RunNotFound(f"{folder}: there is no run here ({DATABASE} is missing)")
             connection = _connect_reader(path)
             try:
                 connection.execute("PRAGMA query_only = ON")
@@ -213,7 +216,7 @@ class RunView:
 
     def accepted_count(self, stage: str) -> int:
         """Return how many records of a stage were accepted."""
-        row = self._one("SELECT coalesce(max(accepted), 0) FROM candidates WHERE stage = ?", (stage,))
+        row = self._one(_LAST_ACCEPTED, (stage,))
         return int(row[0]) if row else 0
 
     def accepted_draws(self, stage: str) -> Iterator[int]:
@@ -354,7 +357,9 @@ class RunView:
 
     def _rows(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Iterator[Any]:
         with _explained(self.folder / DATABASE):
-            yield from self._connection.execute(query, parameters)
+            # Not `yield from`: a reader that is left half way would close its cursor, perhaps after its connection.
+            for row in self._connection.execute(query, parameters):  # noqa: UP028
+                yield row
 
     def _mappings(self, query: str, parameters: Sequence[Any]) -> Iterator[dict[str, Any]]:
         with _explained(self.folder / DATABASE):
@@ -402,6 +407,16 @@ def _wake(jobs: Sequence[_Waiting]) -> None:
         # A loop that is closed by now has nobody left who waits.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(settle)
+
+
+def holds_run(folder: Path) -> bool:
+    """Tell whether there is a run in the folder, whole or damaged.
+
+    Raises:
+        StoreError: the folder can't be looked into.
+    """
+    with _explained(folder / DATABASE):
+        return (folder / DATABASE).exists()
 
 
 class RunStore:
@@ -454,7 +469,6 @@ class RunStore:
             lock = _acquire(folder)
             try:
                 _refuse_leftovers(path)
-                _write_atomically(folder / "config.yaml", config_yaml)
                 # The database appears under its name only when whole: a crash here leaves no half-made run.
                 temporary = folder / f".{DATABASE}.new"
                 try:
@@ -476,6 +490,13 @@ class RunStore:
                 except BaseException:
                     _remove_database(temporary)
                     raise
+                # Last, so that a config.yaml without a run is the person's own; a crash here leaves a run without
+                # one, and the next that opens it writes it.
+                try:
+                    _write_atomically(folder / "config.yaml", config_yaml)
+                except BaseException:
+                    _remove_database(path)
+                    raise
                 _sync_folder(folder)
                 return cls(folder, lock)
             except BaseException:
@@ -491,9 +512,9 @@ class RunStore:
             RunLocked: another process holds it.
             StoreError: the database is damaged, or can't be opened or written.
         """
-        if not (folder / DATABASE).is_file():
-            raise RunNotFound(f"{folder}: there is no run here ({DATABASE} is missing)")
         with _explained(folder / DATABASE):
+            if not (folder / DATABASE).is_file():
+                raise RunNotFound(f"{folder}: there is no run here ({DATABASE} is missing)")
             lock = _acquire(folder)
             try:
                 return cls(folder, lock)
@@ -782,9 +803,7 @@ def _completion(row: Mapping[str, Any]) -> Completion:
 
 
 def _commit(connection: sqlite3.Connection, commit: Commit) -> None:
-    (number,) = connection.execute(
-        "SELECT coalesce(max(accepted), 0) FROM candidates WHERE stage = ?", (commit.stage,)
-    ).fetchone()
+    (number,) = connection.execute(_LAST_ACCEPTED, (commit.stage,)).fetchone()
     (position,) = connection.execute(
         "SELECT count(*) FROM candidates WHERE stage = ? AND draw = ?", (commit.stage, commit.number)
     ).fetchone()
@@ -880,6 +899,11 @@ def _refuse_leftovers(path: Path) -> None:
         raise StoreError(
             f"{path} is gone, but what was written last is still beside it ({path.name}-wal): restore {path.name}, "
             f"or remove {path.name}-wal as well, or use another folder"
+        )
+    own = path.with_name("config.yaml")
+    if own.exists():
+        raise StoreError(
+            f"{own} is there without a run, and a run would write its own over it; move it or use another folder"
         )
 
 

@@ -121,3 +121,14 @@ def _completions(folder: Path) -> int:
         return 0
     with RunView.open(folder) as view:
         return view.summary("tasks").completions
+
+
+def test_judging_again_needs_no_model(undisturbed: tuple[Path, list[tuple[str, str]]], tmp_path: Path) -> None:
+    nowhere = {"SELFINSTRUCT_CACHE": str(tmp_path / "empty"), "SELFINSTRUCT_OFFLINE": "1"}
+    judged = selfinstruct(
+        "refilter", undisturbed[0], "--set", "filters.low_logprob.minimum=-1.5", "--dry-run", **nowhere
+    )
+    assert judged.returncode == 0, judged.stderr
+    rebuilt = selfinstruct("replay", undisturbed[0], "-o", tmp_path / "again", **nowhere)
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    assert "the same" in rebuilt.stderr

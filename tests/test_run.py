@@ -374,3 +374,14 @@ def test_draws_that_all_fail_stop_the_run(tmp_path: Path) -> None:
         assert len(server.requests) < 40
     assert done.returncode == 4, done.stderr
     assert "this server likes no request" in done.stderr
+
+
+@pytest.mark.slow
+def test_time_runs_out_while_nothing_is_answered(tmp_path: Path) -> None:
+    with Endpoint(model(delay=lambda _: 4.0)) as server:
+        done = selfinstruct("run", "alpaca", *run_options(server, tmp_path / "r", 50, concurrency=2, max_time="2s"))
+        assert len(server.requests) == 2
+    assert done.returncode == 5, done.stderr
+    assert "--max-time" in done.stderr
+    with RunView.open(tmp_path / "r") as view:
+        assert view.summary("tasks").completions == 2, "what was under way is paid, and kept"

@@ -347,6 +347,13 @@ def test_a_closed_run_is_one_file(filled: Path) -> None:
     assert {path.name for path in filled.iterdir()} <= {"run.sqlite", "config.yaml", "run.lock"}
 
 
+def test_a_reader_left_half_way_says_nothing_when_it_goes(filled: Path) -> None:
+    with RunView.open(filled) as view:
+        rows = view.accepted("tasks")
+        assert next(rows)[0] == "tasks-0-0"
+    del rows  # pytest turns what a generator complains of at its end into an error
+
+
 # --- damage
 
 

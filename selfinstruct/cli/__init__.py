@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -48,6 +49,13 @@ class LazyGroup(click.Group):
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a reader that goes early (head, less) took what it wanted, and click would exit 1."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            return 0
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -92,10 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         say("interrupted")
         code = 130
-    except BrokenPipeError:
-        # The reader (head, less) has gone: what it took is what it wanted. Python would complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    except OSError as error:
+        say(f"error: {error.filename or 'output'}: {error.strerror or error}")
+        code = 1
+    _let_go_of_stdout()
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -112,6 +120,16 @@ def fall_silent() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stderr.fileno())
     os.close(nowhere)
+
+
+def _let_go_of_stdout() -> None:
+    """Write out what is left, or let it go nowhere: Python would try again at exit, complain and change the code."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _stand_in() -> None:

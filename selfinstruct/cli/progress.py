@@ -122,8 +122,8 @@ class Progress:
             parts.append(f"yield {self.accepted / self.candidates:.0%} of {self.candidates}")
         budget = session.budget
         parts.append(f"{budget.requests} requests")
-        spent = budget.tokens - start.spent_tokens
-        parts.append(f"{budget.tokens:,} tokens ({spent / max(seconds, 1e-9):,.0f}/s)")
+        spent = budget.settled_tokens - start.spent_tokens
+        parts.append(f"{budget.settled_tokens:,} tokens ({spent / max(seconds, 1e-9):,.0f}/s)")
         if budget.price and budget.price.prompt:
             parts.append(f"${budget.cost:.2f}")
         gained = self.accepted - start.accepted

@@ -184,7 +184,7 @@ def refilter(folder: Path, overrides: tuple[str, ...], dry_run: bool, as_json: b
     from selfinstruct.replay import refilter as judge_again
     from selfinstruct.store import RunStore
 
-    plan = plans.resume_plan(folder, [parse_override(text) for text in overrides])
+    plan = plans.resume_plan(folder, [parse_override(text) for text in overrides], fetch=False)
     with RunStore.open(folder) as store:
         difference = asyncio.run(judge_again(plan, store, dry_run=dry_run))
     if as_json:
@@ -204,7 +204,7 @@ def replay(folder: Path, output: Path) -> None:
     """Rebuild a run in another folder from the journal alone, and say whether it is the same."""
     from selfinstruct.replay import replay as rebuild
 
-    count, same = asyncio.run(rebuild(folder, plans.resume_plan(folder, []), output))
+    count, same = asyncio.run(rebuild(folder, plans.resume_plan(folder, [], fetch=False), output))
     verdict = "the same" if same else "NOT the same: a prompt, pack or part of the program has changed since"
     click.echo(f"{count} records rebuilt in {output} without a request: {verdict}", err=True)
     if not same:

@@ -154,16 +154,24 @@ def row_writer(stream: IO[bytes], format: Format, layout: Layout | None = None) 
 def created(target: Path) -> Iterator[IO[bytes]]:
     """Open a new file that replaces `target` when everything went well, and is gone when not.
 
+    A link stays one: the file it leads to is replaced.
     A name in .gz or .zst is compressed, without a time stamp: equal rows, equal bytes.
 
     Raises:
-        InputError: the folder can't be written, or the compression is not installed.
+        InputError: the folder can't be written, `target` is a folder, device or pipe, or the compression is not
+            installed.
     """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        place = target.resolve()
+        # A device can't be replaced by a file: for root the rename would succeed, and /dev/null be a file for all.
+        if place.exists() and (not place.is_file() or _is_open(place)):
+            raise InputError(f'{target} is not a regular file: name a file, or "-" for stdout')
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
     except OSError as error:
         raise InputError(f"{target}: {error.strerror or error}") from None
+    except RuntimeError:
+        raise InputError(f"{target}: the link leads in a circle") from None
     try:
         with os.fdopen(handle, "wb") as raw:
             with _compressed(target, raw) as stream:
@@ -174,10 +182,20 @@ def created(target: Path) -> Iterator[IO[bytes]]:
         mask = os.umask(0)
         os.umask(mask)
         Path(temporary).chmod(0o666 & ~mask)
-        Path(temporary).replace(target)
+        Path(temporary).replace(place)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _is_open(place: Path) -> bool:
+    """Tell whether the file is where our own stdout or stderr goes: `-o /dev/stdout >log`."""
+    state = place.stat()
+    for number in (1, 2):
+        with contextlib.suppress(OSError):  # that stream is closed
+            if os.path.samestat(state, os.fstat(number)):
+                return True
+    return False
 
 
 @contextlib.contextmanager

@@ -90,11 +90,11 @@ def choose(rows: Sequence[Row]) -> tuple[Format, list[str]]:
         InputError: no format fits, or several do and differ in what they read.
     """
     if not rows:
-        raise InputError("no readable row to tell the format from; name it with --from")
+        raise InputError("no readable row to tell the format from; name it with --from (verify: --format)")
     found = candidates(rows)
     if not found:
         shape = ", ".join(rows[0]) if isinstance(rows[0], dict) else type(rows[0]).__name__
-        raise InputError(f"no known format has such rows ({shape}); name one with --from (selfinstruct list formats)")
+        raise InputError(f"no known format has such rows ({shape}); name one with --from (verify: --format)")
     best = [match.format for match in found if (match.score, match.rows) == (found[0].score, found[0].rows)]
     first = min(best, key=lambda format: names().index(format.name))
     others = [format for format in best if format is not first]

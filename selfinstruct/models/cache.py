@@ -57,7 +57,7 @@ def intact(path: Path, sha256: str, size: int | None = None, *, recheck: bool = 
     """
     try:
         state = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     if size is not None and state.st_size != size:
         return False
