@@ -24,7 +24,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -206,9 +206,9 @@ class RunView:
         if row is None:
             return 0, 0
         if row[1] != "open":
-            return int(row[0]) + 1, 0
+            return _number(row[0]) + 1, 0
         decided = self._one("SELECT count(*) FROM candidates WHERE stage = ? AND draw = ?", (stage, row[0]))
-        return int(row[0]), int(decided[0]) if decided else 0
+        return _number(row[0]), int(decided[0]) if decided else 0
 
     def items(self, stage: str) -> Iterator[str]:
         """Yield the identity of each settled draw's item, in draw order."""
@@ -217,12 +217,12 @@ class RunView:
     def accepted_count(self, stage: str) -> int:
         """Return how many records of a stage were accepted."""
         row = self._one(_LAST_ACCEPTED, (stage,))
-        return int(row[0]) if row else 0
+        return _number(row[0]) if row else 0
 
     def accepted_draws(self, stage: str) -> Iterator[int]:
         """Yield the draw of each accepted record, in order of acceptance."""
         query = "SELECT draw FROM candidates WHERE stage = ? AND accepted IS NOT NULL ORDER BY accepted"
-        return (int(draw) for (draw,) in self._rows(query, (stage,)))
+        return (_number(draw) for (draw,) in self._rows(query, (stage,)))
 
     def accepted(self, stage: str, after: int = 0) -> Iterator[tuple[str, Record]]:
         """Yield (id, record) of accepted records in order, from the one after number `after`."""
@@ -291,14 +291,16 @@ class RunView:
         found = next(self._mappings("SELECT * FROM draws WHERE stage = ? AND number = ?", (stage, number)), None)
         if found is None:
             return None
-        return found | {key: _parsed(found[key], list) for key in ("demonstrations", "requests")}
+        with _legible():
+            return found | {key: _parsed(found[key], list) for key in ("demonstrations", "requests")}
 
     def summary(self, stage: str) -> Summary:
         """Count what the run holds, and say whether its process lives."""
         with _explained(self.folder / DATABASE):
             self._connection.execute("BEGIN")  # one snapshot for all counts
             try:
-                return self._summary(stage)
+                with _legible():
+                    return self._summary(stage)
             finally:
                 self._connection.execute("COMMIT")
 
@@ -742,7 +744,7 @@ def record_from(text: str) -> Record:
     Raises:
         StoreError: it is damaged.
     """
-    kind, _, body = text.partition(" ")
+    kind, _, body = str(text).partition(" ")  # a damaged row may hold anything, also nothing
     decode = _RECORDS.get(kind)
     if decode is None:
         raise StoreError(f"{DATABASE} is damaged: a record of an unknown kind {kind[:20]!r}; restore it from a copy")
@@ -754,22 +756,35 @@ def decision_from(row: Mapping[str, Any]) -> Decision:
 
     A candidate's own rejection and the judge's are one in the row; its demonstrations are in the draw's.
     """
-    record = None if row["record"] is None else record_from(row["record"])
-    rejection = None
-    if row["accepted"] is None:
-        rejection = Rejection(row["filter"], row["reason"], _parsed(row["measured"], dict))
-    nearest = None if row["nearest"] is None else Neighbour(row["nearest"], row["similarity"])
-    candidate = Candidate(record, row["text"], rejection, bool(row["truncated"]), row["logprob"])
-    return Decision(row["id"], candidate, rejection, nearest)
+    with _legible():
+        record = None if row["record"] is None else record_from(row["record"])
+        rejection = None
+        if row["accepted"] is None:
+            rejection = Rejection(row["filter"], row["reason"], _parsed(row["measured"], dict))
+        nearest = None if row["nearest"] is None else Neighbour(row["nearest"], row["similarity"])
+        candidate = Candidate(record, row["text"], rejection, bool(row["truncated"]), row["logprob"])
+        return Decision(row["id"], candidate, rejection, nearest)
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int):
+        raise StoreError(f"{DATABASE} is damaged: {value!r} where a number was stored; restore it from a copy")
+    return value
 
 
 def _parsed(text: str, decode: Callable[[Any], _T]) -> _T:
-    try:
+    with _legible():
         return decode(json.loads(text))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        shown = text if len(text) <= 60 else text[:57] + "..."
+
+
+@contextmanager
+def _legible() -> Iterator[None]:
+    """Say of what can't be read back, in whichever way it fails, that the database is damaged."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise StoreError(
-            f"{DATABASE} is damaged: {shown!r} is not what was stored ({type(error).__name__}: {error}); "
+            f"{DATABASE} is damaged: what was stored can't be read ({type(error).__name__}: {error}); "
             "restore it from a copy"
         ) from error
 

@@ -442,6 +442,23 @@ def test_garbage_is_reported_and_never_a_traceback(
     assert not lock_is_held(folder)
 
 
+@pytest.mark.parametrize("column", ["record", "accepted", "draw"])
+def test_a_value_gone_bad_inside_a_sound_page(filled: Path, tmp_path: Path, column: str) -> None:
+    folder = copied(filled, tmp_path)
+    connection = sqlite3.connect(folder / "run.sqlite", isolation_level=None)
+    connection.execute("PRAGMA writable_schema = ON")
+    connection.execute(
+        "UPDATE sqlite_schema SET sql = replace(replace(sql, ' STRICT', ''), ' NOT NULL', '') WHERE type = 'table'"
+    )
+    connection.close()
+    connection = sqlite3.connect(folder / "run.sqlite", isolation_level=None)
+    value = "NULL" if column == "record" else "x'ff00'"
+    connection.execute(f"UPDATE candidates SET {column} = {value} WHERE id = 'tasks-3-0'")
+    connection.close()
+    with RunView.open(folder) as view, pytest.raises(StoreError, match="restore it from a copy"):
+        everything(view)
+
+
 @pytest.mark.parametrize("content", [b"", b"\n", b"not a database, whatever its name" * 40, b"SQLite format 3\0"])
 def test_another_file_under_the_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "run.sqlite").write_bytes(content)
