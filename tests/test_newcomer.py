@@ -203,3 +203,17 @@ def test_show_knows_a_wrong_provider() -> None:
     done = selfinstruct("show", "prompt", "alpaca", "-m", "opnai/x")
     assert done.returncode == 2
     assert "'openai'" in done.stderr
+
+
+def test_an_interrupt_while_a_class_is_made_still_exits_with_130(tmp_path: Path) -> None:
+    """Python makes dataclasses by exec() of a text; an interrupt there used to end the process by SIGINT."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from selfinstruct import cli\n"
+        "def interrupted(**_: object) -> None:\n"
+        "    exec('raise KeyboardInterrupt')\n"
+        "cli.cli.main = interrupted\n"
+        "cli.main([])\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")

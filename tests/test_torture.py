@@ -434,7 +434,8 @@ def test_kills_that_all_hit_a_run_at_work(undisturbed: Dataset, tmp_path: Path) 
                 process.send_signal(signal.SIGINT)
                 time.sleep(rng.random() * 0.1)
             ended = process.poll()
-            assert ended in (None, 130), f"finished before its time: {process.communicate()}"
+            # Before the program's first line an interrupt is the interpreter's own, which dies of it.
+            assert ended in (None, 130, -signal.SIGINT), f"finished before its time: {process.communicate()}"
             process.kill()
             process.communicate()
             hits += 1

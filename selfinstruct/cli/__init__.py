@@ -100,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         say("interrupted")
         code = 130
+        # An interrupt that fell into exec() of a text (a dataclass being made) leaves CPython the note to die of SIGINT
+        # at the end, caught or not; the next evaluation of a text clears it (pythonrun.c, run_eval_code_obj).
+        eval("None")  # noqa: S307
     except OSError as error:
         say(f"error: {error.filename or 'output'}: {error.strerror or error}")
         code = 1
