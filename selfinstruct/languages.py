@@ -12,6 +12,9 @@ Keys of a pack (all text; unknown or missing keys are refused):
     unit                  words | characters: how lengths are counted and stated
     instruction_length    {min, max} in that unit
     labels                {instruction, input, output, task}: spellings, the first is printed
+    roles                 {user, assistant, doctor, patient, system}: who speaks in a dialogue, likewise
+    example, class_label  spellings of "Example" and "Class label" in Self-Instruct's instances
+    yes, no               spellings of the answers to a yes-or-no question
     no_input, no_output   spellings of "there is none"; the first of no_input is printed
     blocked               {match, words, openings}: what an instruction must not say, or start with
     refusals              {match, phrases}: how an output that declines opens
@@ -31,7 +34,7 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -106,6 +109,17 @@ class Labels:
 
 
 @dataclass(frozen=True, slots=True)
+class Roles:
+    """Spellings of who speaks in a dialogue, without brackets or colon; prompts print the first of each."""
+
+    user: tuple[str, ...] = ("User", "Human")
+    assistant: tuple[str, ...] = ("Assistant", "AI")
+    doctor: tuple[str, ...] = ("Doctor", "Physician")
+    patient: tuple[str, ...] = ("Patient",)
+    system: tuple[str, ...] = ("System",)
+
+
+@dataclass(frozen=True, slots=True)
 class LanguagePack:
     """What the program knows about a language; the module's docstring explains each field.
 
@@ -122,6 +136,11 @@ class LanguagePack:
     minimum_length: int = 4
     maximum_length: int = 150
     labels: Labels = Labels()
+    roles: Roles = Roles()
+    example: tuple[str, ...] = ("Example",)
+    class_label: tuple[str, ...] = ("Class label", "Label")
+    yes: tuple[str, ...] = ("Yes",)
+    no: tuple[str, ...] = ("No",)
     no_input: tuple[str, ...] = ("<noinput>", "no input", "n/a", "none")
     no_output: tuple[str, ...] = ("n/a",)
     blocked_words: Phrases = Phrases()
@@ -199,12 +218,13 @@ def read_pack(path: Path, tag: str) -> LanguagePack:
         ConfigError: names the file and the key, what was expected, and the closest valid key.
     """
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506, a SafeLoader
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506, a SafeLoader
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: can't be read as YAML in UTF-8: {error}") from error
     reader = _Reader(path, data, "")
     length = reader.mapping("instruction_length")
     labels = reader.mapping("labels")
+    roles = reader.mapping("roles")
     blocked = reader.mapping("blocked")
     match = cast(Match, blocked.choice("match", ("word", "substring")))
     pack = LanguagePack(
@@ -216,7 +236,12 @@ def read_pack(path: Path, tag: str) -> LanguagePack:
         unit=cast(Unit, reader.choice("unit", ("words", "characters"))),
         minimum_length=length.count("min", 1),
         maximum_length=length.count("max", 1),
-        labels=Labels(labels.texts("instruction"), labels.texts("input"), labels.texts("output"), labels.texts("task")),
+        labels=Labels(*(labels.texts(each.name) for each in fields(Labels))),
+        roles=Roles(*(roles.texts(each.name) for each in fields(Roles))),
+        example=reader.texts("example"),
+        class_label=reader.texts("class_label"),
+        yes=reader.texts("yes"),
+        no=reader.texts("no"),
         no_input=reader.texts("no_input"),
         no_output=reader.texts("no_output"),
         blocked_words=Phrases(match, blocked.texts("words", empty=True)),
@@ -232,7 +257,7 @@ def read_pack(path: Path, tag: str) -> LanguagePack:
     )
     if pack.minimum_length > pack.maximum_length:
         raise ConfigError(f"{path}: instruction_length: min {pack.minimum_length} is above max {pack.maximum_length}")
-    for part in (length, labels, blocked, reader):
+    for part in (length, labels, roles, blocked, reader):
         part.finish()
     return pack
 
@@ -347,8 +372,8 @@ def _inside_word(text: str, at: int) -> bool:
     return (before in "LNM" or text[at - 1] == "_") and (after in "LNM" or text[at] == "_")
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML whose mappings refuse a key given twice, where PyYAML silently keeps the last."""
+class _Loader(yaml.SafeLoader):
+    """YAML where a key given twice is refused (PyYAML keeps the last), and yes and no are words, as in YAML 1.2."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -356,6 +381,16 @@ class _UniqueKeys(yaml.SafeLoader):
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
         return cast("dict[Any, Any]", super().construct_mapping(node, deep))
+
+
+# YAML 1.1, which PyYAML reads, takes `no: [No]` for `false: [false]`.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:bool"]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"(?:true|false|True|False|TRUE|FALSE)\Z"), list("tfTF")
+)
 
 
 class _Reader:
@@ -391,7 +426,7 @@ class _Reader:
             raise self.fail(key, "a list of texts" if empty else "a list of at least one text", value)
         for item in value:
             if not isinstance(item, str) or not item.strip():
-                raise self.fail(key, "texts only (quote words such as no, yes, null and numbers)", item)
+                raise self.fail(key, "texts only (quote words such as null and true, and numbers)", item)
             if value.count(item) > 1:
                 raise ConfigError(f"{self.path}: {self.prefix}{key}: {item!r} is listed twice")
         return tuple(value)
@@ -422,7 +457,7 @@ class _Reader:
             raise self.fail(key, "a mapping of regions to scripts such as {TW: Hant}", value)
         for region, code in value.items():
             if not isinstance(region, str) or not re.fullmatch(r"[A-Z]{2}|[0-9]{3}", region):
-                raise self.fail(key, "regions such as TW or 419 (quote NO and numbers)", region)
+                raise self.fail(key, "regions such as TW or 419 (quote numbers)", region)
             self._known_script(f"{key}.{region}", code)
         return tuple(value.items())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import unicodedata
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from selfinstruct import resources
 from selfinstruct.errors import ConfigError
-from selfinstruct.languages import LanguagePack, Phrases, load_pack, read_pack, script, tokens
+from selfinstruct.languages import LanguagePack, Phrases, Roles, load_pack, read_pack, script, tokens
 
 EN = load_pack("en")
 ZH = load_pack("zh")
@@ -58,10 +59,30 @@ def test_shipped_packs_are_whole(tag: str) -> None:
         for spelling in spelled
     ]
     assert len(spellings) == len(set(spellings))
+    # Nor can it be told who speaks, or what was answered, where a spelling stands for both.
+    speakers = [name.casefold() for each in fields(Roles) for name in getattr(pack.roles, each.name)]
+    assert len(speakers) == len(set(speakers))
+    assert not set(pack.yes) & set(pack.no)
     # A pack is written in its own scripts.
     share, letters = pack.script_share(pack.native_name + "".join(pack.first_words))
     assert letters
     assert share > 0.9
+
+
+def test_the_generic_pack_speaks_of_roles_in_english() -> None:
+    generic = load_pack("qya")
+    assert (generic.roles, generic.example, generic.class_label) == (EN.roles, EN.example, EN.class_label)
+    assert (generic.yes, generic.no) == (("Yes",), ("No",))
+    assert (ZH.roles.user[0], ZH.roles.assistant[0]) == ("用户", "助手")
+    assert (ZH.roles.patient[0], ZH.roles.doctor[0]) == ("病人", "医生")
+
+
+def test_yes_and_no_are_words_and_true_is_not(own_folder: Path) -> None:
+    write(own_folder, "xx", changes=(("yes: [Yes]", "yes: [yes, Y, on]"), ("no: [No]", "no: [no, trueish]")))
+    assert (load_pack("xx").yes, load_pack("xx").no) == (("yes", "Y", "on"), ("no", "trueish"))
+    write(own_folder, "xx", changes=(("yes: [Yes]", "yes: [true]"),))
+    with pytest.raises(ConfigError, match=r"yes: expected texts only .*found True"):
+        load_pack("xx")
 
 
 def test_english_and_chinese_ship() -> None:
@@ -147,6 +168,9 @@ def test_a_tag_of_the_wrong_shape_is_refused(tag: str) -> None:
         ("{min: 4, max: 150}", "{min: 4, max: true}", r"instruction_length.max: expected a whole number"),
         ("{min: 4, max: 150}", "{min: 4, maximum: 150}", r"instruction_length.max: this key is missing; is 'maximum'"),
         ("{min: 4, max: 150}", "4", r"instruction_length: expected a mapping"),
+        ("user: [User, Human]", "user: []", r"roles.user: expected a list of at least one text"),
+        ("patient: [Patient]", "patients: [Patient]", r"roles.patient: this key is missing; is 'patients'"),
+        ("class_label:", "class_labels:", r"class_label: this key is missing; is 'class_labels'"),
         ("input: [Input]", "input: []", r"labels.input: expected a list of at least one text"),
         ('- "null"', "- null", r"no_input: expected texts only .*quote"),
         ("- none needed", "- none", r"no_input: 'none' is listed twice"),
