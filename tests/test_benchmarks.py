@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from selfinstruct import store
 from selfinstruct.backends.governor import Governed
 from selfinstruct.languages import load_pack
 from selfinstruct.parsing import parse_tasks
+from selfinstruct.store.view import LAST_ACCEPTED
+from selfinstruct.store.writer import SCHEMA
 from selfinstruct.testing import Scripted
 from selfinstruct.values import Message, Request, Sampling
 from tests.backends.virtual import run
@@ -118,8 +119,8 @@ def test_a_commit_does_not_read_every_candidate_of_the_run() -> None:
     """Without its index this query made a commit at 20,000 candidates a thousand times slower."""
     connection = sqlite3.connect(":memory:")
     try:
-        connection.executescript(store._SCHEMA)
-        plan = connection.execute(f"EXPLAIN QUERY PLAN {store._LAST_ACCEPTED}", ("tasks",)).fetchall()
+        connection.executescript(SCHEMA)
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {LAST_ACCEPTED}", ("tasks",)).fetchall()
     finally:
         connection.close()
     assert ["COVERING INDEX candidates_accepted" in row[3] for row in plan] == [True]
