@@ -18,9 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from selfinstruct import store as stores
 from selfinstruct.errors import RunLocked, RunNotFound, StoreError
-from selfinstruct.store import Commit, RunStore, RunView, decision_from, record_from
+from selfinstruct.store import Commit, RunStore, RunView, decision_from, record_from, writer
 from selfinstruct.values import (
     Candidate,
     Comparison,
@@ -328,7 +327,7 @@ def test_a_database_that_can_not_be_opened_for_writing_leaves_nobody_waiting(
 
     folder = copied(filled, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(stores, "_connect", fail)
+        patch.setattr(writer, "connect", fail)
         with pytest.raises(StoreError, match="unable to open"):
             RunStore.open(folder)
     assert not lock_is_held(folder)
@@ -563,7 +562,7 @@ def test_what_a_crash_while_creating_leaves_is_swept_up(tmp_path: Path) -> None:
     assert not [path for path in folder.iterdir() if path.name.startswith(".run")]
 
 
-@pytest.mark.parametrize("failing", ["_put_meta", "_connect", "_set_aside", "_sync_folder", "_write_atomically"])
+@pytest.mark.parametrize("failing", ["_put_meta", "connect", "set_aside", "sync_folder", "write_atomically"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES])
 def test_creating_fails_whole_and_can_be_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, code: int
@@ -572,7 +571,7 @@ def test_creating_fails_whole_and_can_be_tried_again(
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        patch.setattr(stores, failing, fail)
+        patch.setattr(writer, failing, fail)
         with pytest.raises(StoreError, match=r"free some space|make the folder"):
             create(tmp_path / "r")
     assert not lock_is_held(tmp_path / "r")
@@ -726,7 +725,7 @@ def test_a_disk_that_turns_read_only_and_back(disk: tuple[Path, Callable[[str], 
 
 def lock_is_held(folder: Path) -> bool:
     try:
-        lock = stores._acquire(folder)
+        lock = writer._acquire(folder)
     except RunLocked:
         return True
     lock.release()
