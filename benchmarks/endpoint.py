@@ -85,10 +85,9 @@ class Clock:
 def prompt() -> str:
     """Return the prompt that a first draw of the run sends, some 2.5 kB."""
     from selfinstruct.plan import plan
-    from selfinstruct.values import Capabilities
 
     planned = plan([{"recipe": "alpaca", "model": "openai/mock"}])
-    return planned.recipe.preview(planned.brief(Capabilities()))
+    return planned.recipe.preview(planned.lanes[0].brief)
 
 
 async def in_turn(job: Job, ask: Callable[[int], Any]) -> Result:
@@ -155,8 +154,9 @@ async def run(job: Job, backend: Any = None, on_commit: Callable[[int], None] | 
     from selfinstruct.errors import Stopped
     from selfinstruct.judge import Judge
     from selfinstruct.novelty import NoveltyIndex
-    from selfinstruct.plan import make_filters, open_run, plan
+    from selfinstruct.plan import Lane, open_run, plan
     from selfinstruct.run import Session
+    from selfinstruct.stages import Stage
 
     class Timed(NoveltyIndex):
         """Adds up the CPU time of the judge's questions."""
@@ -185,8 +185,8 @@ async def run(job: Job, backend: Any = None, on_commit: Callable[[int], None] | 
     class Measured(Session):
         """A session whose pool may be full from the start."""
 
-        def _judge(self, stage: str) -> Judge:
-            return Judge(make_filters(self.plan), index)
+        def judge(self, lane: Lane, stage: Stage) -> Judge:
+            return Judge(self.plan.filters(lane, stage), {"subject": index})
 
     planned = plan(
         [
@@ -202,7 +202,7 @@ async def run(job: Job, backend: Any = None, on_commit: Callable[[int], None] | 
         ]
     )
     with open_run(job.folder, planned) as store:
-        index.add_many((task.id, task.instruction) for task in planned.seeds)
+        index.add_many((task.id, task.instruction) for task in planned.lanes[0].brief.seeds)
         index.add_many((id, record.instruction) for id, record in store.view.accepted("tasks"))  # type: ignore[union-attr]
         if job.pool:
             from novelty import generate

@@ -23,8 +23,6 @@ from selfinstruct.errors import ConfigError
 
 KNOB: JsonDict = {"knob": True}
 
-Style = Literal["auto", "list", "structured", "stepwise"]
-
 
 def _decimal_text(value: object) -> object:
     """Keep 0.7 as the text "0.7": a threshold is an exact fraction, not a float."""
@@ -62,6 +60,17 @@ def _dollars(value: str | None) -> str | None:
         amount = Decimal("nan")
     if not amount.is_finite() or amount <= 0:
         raise ValueError("expected US dollars above 0, such as 2.50")
+    return value
+
+
+def _share(value: str) -> str:
+    """Take a share above nothing; they need not add up to 1."""
+    try:
+        share = Decimal(value)
+    except InvalidOperation:
+        share = Decimal("nan")
+    if not share.is_finite() or share <= 0:
+        raise ValueError("expected a share above 0, such as 0.2")
     return value
 
 
@@ -123,6 +132,8 @@ class NoveltyConfig(_Section):
     """Reject when ROUGE-L F is above this, compared exactly in integers."""
     tokenizer: str = "script"
     """script, rouge, whitespace, chars or icu."""
+    against: tuple[str, ...] = Field((), json_schema_extra=KNOB)
+    """Data files and benchmarks, of any format, that no record may come near. Their content is in the fingerprint."""
     engine: str = Field("auto", json_schema_extra=KNOB)
     """auto, numpy, numba or rouge-score: all give the same answers."""
 
@@ -144,6 +155,8 @@ class BackendConfig(_Section):
     """Whether prompts go through the chat template or are continued raw."""
     json_schema: bool | None = None
     """Whether the endpoint enforces JSON schemas; null: what is known of the provider."""
+    tools: bool | None = None
+    """Whether the endpoint lets the model call tools; null: what is known of the provider."""
     slots: int = Field(8, ge=1, le=256, json_schema_extra=KNOB)
     """Requests an embedded model decodes together."""
     context: int = Field(1024, ge=256)
@@ -195,11 +208,18 @@ class RunConfig(_Section):
     """Seed task file; null: the language's own. Its content, not its path, is part of the fingerprint."""
     input: str | None = Field(None, min_length=1, json_schema_extra=KNOB)
     """Data file to work through, in any format; rows are told apart by content."""
-    style: Style = "auto"
-    """How tasks are asked for: a list per completion, JSON by schema, or step by step for small models."""
+    style: str = "auto"
+    """How records are asked for, such as list, structured or stepwise: `selfinstruct list recipes` shows each
+    recipe's; auto takes what suits the model."""
     tasks_per_request: int | None = Field(None, ge=1, le=100)
     """New tasks asked for in one completion of the list style; null: the recipe's own number."""
     demonstrations: Demonstrations = Demonstrations()
+    quota: dict[str, Annotated[str, BeforeValidator(_decimal_text), AfterValidator(_share)]] = Field(
+        default_factory=dict
+    )
+    """Shares of the dataset by language, or by category of the topics, such as {zh: 0.2, en: 0.8}."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """The recipe's own settings: `selfinstruct list recipes --json` shows them with their defaults."""
     window: int = Field(128, ge=1, le=100_000)
     """Draw k samples the task pool as committed by draw k - window, and at most that many run ahead."""
     sampling: SamplingConfig = SamplingConfig()

@@ -12,8 +12,8 @@ class Yield:
     """What one draw came to."""
 
     accepted: int
-    tokens: int
-    requests: int
+    tokens: float
+    requests: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def forecast(yields: Iterable[Yield], wanted: int) -> Forecast | None:
     )
 
 
-def _range(pairs: list[tuple[int, int]], wanted: int) -> Range:
+def _range(pairs: list[tuple[int, float]], wanted: int) -> Range:
     count = len(pairs)
     per_draw = sum(accepted for accepted, _ in pairs) / count
     ratio = sum(spent for _, spent in pairs) / count / per_draw

@@ -9,19 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from selfinstruct.backends import Backend
 from selfinstruct.budget import Budget, Worst
 from selfinstruct.errors import BackendError, Stopped
 from selfinstruct.store import RunStore
-from selfinstruct.values import Capabilities, Completion, Request
+from selfinstruct.values import Capabilities, Completion, Request, ToolResult
 
 _T = TypeVar("_T")
+
+
+class Tool(Protocol):
+    """What a dialogue may call: see `selfinstruct.tools`."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    async def call(self, arguments: Mapping[str, Any]) -> ToolResult:
+        """Run it; what goes wrong is in the result."""
 
 
 @dataclass(slots=True)
@@ -53,6 +65,7 @@ class Journal:
     drain: bool = True
     backend: Backend = field(init=False)
     _stop: Stopped | None = field(default=None, init=False)
+    _pause: Stopped | None = field(default=None, init=False)
     _tickets: dict[int, _Ticket] = field(default_factory=dict, init=False)
 
     async def complete(self, stage: str, draw: int, request: Request) -> Completion:
@@ -73,6 +86,18 @@ class Journal:
         finally:
             _current.reset(token)
 
+    async def use(self, stage: str, draw: int, key: str, tool: Tool, arguments: Mapping[str, Any]) -> ToolResult:
+        """Return what a tool gives, from the journal or by running it.
+
+        Raises:
+            Stopped: the run is closing and the result is not in the journal.
+        """
+        known = self.store.view.tool_result(key)
+        if known is None:
+            known = await self.unless_closed(lambda: tool.call(arguments))
+            await self.store.journal_tool(key, stage, draw, tool.name, arguments, known)
+        return known
+
     async def unless_closed(self, work: Callable[[], Awaitable[_T]]) -> _T:
         """Do something that sends nothing, such as loading a model; closing ends it.
 
@@ -88,7 +113,7 @@ class Journal:
             return await work()
         except asyncio.CancelledError:
             # close() drops what has not left yet; any other cancellation is somebody else's and goes on.
-            stop = self._stop
+            stop = self._stop or self._pause
             if stop is None or not ticket.dropped or ticket.task is None or ticket.task.uncancel() > 0:
                 raise
             raise stop from None
@@ -99,10 +124,23 @@ class Journal:
         """Ask for nothing more: requests that have left are waited for (see `drain`), the others end with `stop`."""
         if self._stop is None:
             self._stop = stop
-            for ticket in self._tickets.values():
-                if ticket.task is not None and not (ticket.sent and self.drain):
-                    ticket.dropped = True
-                    ticket.task.cancel()
+            self._drop()
+
+    @contextmanager
+    def closed(self, stop: Stopped) -> Iterator[None]:
+        """Ask for nothing more within the block, as after `close`; what comes after it may be asked for again."""
+        self._pause = stop
+        self._drop()
+        try:
+            yield
+        finally:
+            self._pause = None
+
+    def _drop(self) -> None:
+        for ticket in self._tickets.values():
+            if ticket.task is not None and not (ticket.sent and self.drain):
+                ticket.dropped = True
+                ticket.task.cancel()
 
     @property
     def in_flight(self) -> int:
@@ -114,8 +152,9 @@ class Journal:
         return _Metered(self, backend)
 
     def _refuse_when_closed(self) -> None:
-        if self._stop is not None:
-            raise self._stop
+        stop = self._stop or self._pause
+        if stop is not None:
+            raise stop
 
     async def _send(self, backend: Backend, request: Request) -> Completion:
         ticket = _current.get()
@@ -155,9 +194,10 @@ class Journal:
             except asyncio.CancelledError:
                 await self.store.withdraw(await recording)
                 raise
-            if self._stop is not None:
+            stop = self._stop or self._pause
+            if stop is not None:
                 await self.store.withdraw(send)
-                raise self._stop
+                raise stop
         except BaseException:
             ticket.sent = False
             self.budget.release(worst, reserved)

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from selfinstruct.filters import Filter
 from selfinstruct.novelty import NoveltyIndex
-from selfinstruct.values import Candidate, Decision, Neighbour, Record, Rejection, Task
+from selfinstruct.values import Candidate, Comparison, Decision, Dialogue, Neighbour, Record, Rejection, Task
 
 
 class Judge:
-    """Filters and a novelty index; deciding a candidate that passes adds it to the index.
+    """Filters and novelty indexes; deciding a candidate that passes adds it to the indexes.
 
-    Without an index novelty is not judged: rows of an input are the person's own, however alike.
+    `pools` holds an index for each text of a record that must be new: its "subject", or the "whole" of it. Without
+    one novelty is not judged: rows of an input are the person's own, however alike. `outside` holds texts of other
+    data sets and benchmarks, which no candidate may come near. Unless `whole`, an instruction alone is a record.
     """
 
-    def __init__(self, filters: Sequence[Filter], index: NoveltyIndex | None) -> None:
+    def __init__(
+        self,
+        filters: Sequence[Filter],
+        pools: Mapping[str, NoveltyIndex],
+        *,
+        outside: NoveltyIndex | None = None,
+        whole: bool = True,
+    ) -> None:
         self._filters = tuple(filters)
-        self._index = index
+        self._pools = dict(pools)
+        self._outside = outside
+        self._whole = whole
 
     def screen(self, candidate: Candidate, *, as_of: int) -> Rejection | None:
         """Say whether a candidate is already lost, before more is paid for it.
@@ -27,27 +38,30 @@ class Judge:
         and not on what happens to be committed by now.
         """
         rejection = self._first_rejection(candidate)
-        if rejection is None and candidate.record is not None and self._index is not None:
-            nearest = self._index.too_near(subject(candidate.record), as_of=as_of)
-            if nearest is not None:
-                rejection = _too_near(nearest)
+        pool = self._pools.get("subject")
+        if rejection is None and candidate.record is not None and pool is not None:
+            nearest = pool.too_near(subject(candidate.record), as_of=as_of)
+            rejection = _too_near("novelty", nearest) if nearest else None
         return rejection
 
     def decide(self, id: str, candidate: Candidate) -> Decision:
         """Accept or reject a candidate against everything accepted so far."""
-        rejection = candidate.rejection or _unfinished(candidate) or self._first_rejection(candidate)
-        if candidate.record is None:
+        record = candidate.record
+        rejection = candidate.rejection or self._unfinished(record) or self._first_rejection(candidate)
+        if record is None:
             return Decision(id, candidate, rejection)
-        if self._index is None:
-            return Decision(id, candidate, rejection)
-        text = subject(candidate.record)
-        nearest = self._index.too_near(text)
-        if nearest is not None and rejection is None:
-            rejection = _too_near(nearest)
-        nearest = nearest or self._index.nearest(text)
+        nearest = None
+        for kind, pool in self._pools.items():
+            text = TEXTS[kind](record)
+            found = pool.too_near(text)
+            if found is not None and rejection is None:
+                rejection = _too_near("novelty" if kind == "subject" else f"novelty_{kind}", found)
+            if kind == "subject":
+                nearest = found or pool.nearest(text)
         if rejection is None:
-            candidate = replace(candidate, record=_capitalised(candidate.record))
-            self._index.add(id, text)
+            candidate = replace(candidate, record=_capitalised(record))
+            for kind, pool in self._pools.items():
+                pool.add(id, TEXTS[kind](record))
         return Decision(id, candidate, rejection, nearest)
 
     def _first_rejection(self, candidate: Candidate) -> Rejection | None:
@@ -55,30 +69,44 @@ class Judge:
             rejection = check(candidate)
             if rejection is not None:
                 return rejection
+        if self._outside is not None and candidate.record is not None:
+            nearest = self._outside.too_near(subject(candidate.record))
+            return _too_near("against", nearest) if nearest else None
+        return None
+
+    def _unfinished(self, record: Record | None) -> Rejection | None:
+        """Reject what is no record yet: an instruction alone passes every filter, because it is screened by them."""
+        if record is None:
+            return Rejection("parse", "no record")
+        if self._whole and isinstance(record, Task) and not record.instances:
+            return Rejection("parse", "no output")
         return None
 
 
-def _unfinished(candidate: Candidate) -> Rejection | None:
-    """Reject what is no record yet: an instruction alone passes every filter, because it is screened by them."""
-    record = candidate.record
-    if record is None or (isinstance(record, Task) and not record.instances):
-        return Rejection("parse", "no record" if record is None else "no output")
-    return None
-
-
-def _too_near(nearest: Neighbour) -> Rejection:
-    return Rejection("novelty", "too near", {"rouge_l": nearest.score, "nearest": nearest.id})
+def _too_near(filter: str, nearest: Neighbour) -> Rejection:
+    return Rejection(filter, "too near", {"rouge_l": nearest.score, "nearest": nearest.id})
 
 
 def subject(record: Record) -> str:
     """Return the text whose novelty counts: a task's instruction, a dialogue's first user turn, a prompt."""
     if isinstance(record, Task):
         return record.instruction
-    messages = getattr(record, "messages", None)
-    if messages is not None:
-        return next((message.content for message in messages if message.role == "user"), "")
-    prompt = getattr(record, "prompt", "")
-    return prompt if isinstance(prompt, str) else subject(prompt)
+    if isinstance(record, Dialogue):
+        return next((message.content for message in record.messages if message.role == "user"), "")
+    return record.prompt if isinstance(record.prompt, str) else subject(record.prompt)
+
+
+def whole(record: Record) -> str:
+    """Return all that a record says, for finding copies that only begin otherwise."""
+    if isinstance(record, Task):
+        return "\n".join([record.instruction, *(f"{case.input}\n{case.output}" for case in record.instances)])
+    if isinstance(record, Comparison):
+        prompt = record.prompt if isinstance(record.prompt, str) else whole(record.prompt)
+        return "\n".join([prompt, *(response.content for response in record.responses)])
+    return "\n".join(message.content for message in record.messages)
+
+
+TEXTS = {"subject": subject, "whole": whole}
 
 
 def _capitalised(record: Record) -> Record:

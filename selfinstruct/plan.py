@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from selfinstruct import config as settings
-from selfinstruct import formats, plugins, prompts, seeds
+from selfinstruct import formats, plugins, prompts, quota, resources, seeds
 from selfinstruct.budget import Price, load_price
 from selfinstruct.config import RunConfig
 from selfinstruct.errors import ConfigError, InputError, PluginError, RunMismatch
-from selfinstruct.filters import DEFAULT_FILTERS, FILTERS, Filter, build_filters, spec_of
+from selfinstruct.filters import FILTERS, Filter, build_filters, spec_of
+from selfinstruct.journal import Tool
+from selfinstruct.judge import TEXTS, Judge, subject
 from selfinstruct.languages import LanguagePack, load_pack
 from selfinstruct.models import Profile, resolve
 from selfinstruct.models.registry import REGISTRY
-from selfinstruct.novelty import tokenizer
+from selfinstruct.novelty import NoveltyIndex, tokenizer
 from selfinstruct.recipes import Brief, Recipe
+from selfinstruct.stages import Stage
 from selfinstruct.store import RunStore, RunView, holds_run
-from selfinstruct.values import Capabilities, Task
+from selfinstruct.values import Capabilities, Dialogue, Record, Task
+
+_TOPIC_ROUNDS = 10_000
+"""How often shipped topics are gone through: as good as for ever, since each time brings another dialogue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A share of the dataset with what its stages are laid out from: one language, or one category of topics.
+
+    `key` is "" where the run has one lane only.
+    """
+
+    key: str
+    share: Fraction
+    brief: Brief
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,94 +51,128 @@ class Plan:
 
     config: RunConfig
     recipe: Recipe
-    pack: LanguagePack
-    prompt: prompts.Prompt
-    seeds: tuple[Task, ...]
+    lanes: tuple[Lane, ...]
     profile: Profile | None
     fingerprint: Mapping[str, Any]
-    items: tuple[Task, ...] | None = None
     price: Price | None = None
     notices: tuple[str, ...] = ()
 
     @property
     def target(self) -> int:
         """Return how many accepted records are wanted."""
-        return self.config.target or (100 if self.items is None else len(self.items))
+        rows = sum(len(lane.brief.items or ()) for lane in self.lanes) if self.config.input else 0
+        return self.config.target or rows or 100
 
-    def brief(self, capabilities: Capabilities) -> Brief:
-        """Return what the recipe may know."""
-        return Brief(self.config, self.config.style, self.pack, self.prompt, self.seeds, capabilities, self.items)
+    @property
+    def targets(self) -> list[int]:
+        """Return how many records each lane is to bring."""
+        return quota.split([lane.share for lane in self.lanes], self.target)
+
+    def stages(
+        self, lane: Lane, capabilities: Capabilities | None = None, tools: Sequence[Tool] = ()
+    ) -> tuple[Stage, ...]:
+        """Lay out the stages of a lane; where there are several lanes, its key is part of their names."""
+        known = capabilities or lane.brief.capabilities
+        stages = self.recipe.stages(replace(lane.brief, capabilities=known, tools=tuple(tools)))
+        mark = f"@{lane.key}" if lane.key else ""
+        return tuple(
+            replace(stage, name=stage.name + mark, source=stage.source and stage.source + mark) for stage in stages
+        )
+
+    def judge(self, lane: Lane, stage: Stage, view: RunView | None = None) -> Judge:
+        """Return the judge of a stage, who knows what is accepted in `view`."""
+        pools = {kind: self._index() for kind in stage.novelty}
+        for kind, index in pools.items():
+            index.add_many((task.id, TEXTS[kind](task)) for task in stage.seeds)
+            if view is not None:
+                index.add_many((id, TEXTS[kind](record)) for id, record in view.accepted(stage.name))
+        outside = self._index() if self.config.novelty.against else None
+        for path in self.config.novelty.against:
+            assert outside is not None
+            outside.add_many((f"{path}:{row}", subject(record)) for row, record in enumerate(formats.read(path), 1))
+        return Judge(self.filters(lane, stage), pools, outside=outside, whole=stage.whole)
+
+    def filters(self, lane: Lane, stage: Stage) -> list[Filter]:
+        """Return the filters of a stage: its defaults, with what the model's profile and the person change.
+
+        A filter that no stage has by default, and the person asks for, judges the last stage's candidates.
+
+        Raises:
+            ConfigError: there is no such filter, or it has no such parameter.
+        """
+        stages = self.stages(lane)
+        wanted: dict[str, Mapping[str, Any]] = {name: {} for name in stage.filters}
+        if "low_logprob" in wanted and self.profile and self.profile.min_logprob is not None:
+            wanted["low_logprob"] = {"minimum": self.profile.min_logprob}
+        known = dict(FILTERS)
+        for name, change in self.config.filters.items():
+            if name in ("novelty", "against"):
+                raise ConfigError(
+                    f"filters.{name}: set novelty.threshold or novelty.against instead; a threshold of 1 lets every "
+                    "candidate through"
+                )
+            if name not in known:
+                known[name] = spec_of(name, plugins.load("filters", name, shipped=FILTERS), "plugin")
+            extra = stage.name == stages[-1].name and not any(name in each.filters for each in stages)
+            if change is False:
+                wanted.pop(name, None)
+            elif name in wanted or extra:
+                wanted[name] = {**wanted.get(name, {}), **({} if change is True else change)}
+        return [check for _, check in build_filters(wanted.items(), lane.brief.pack, known)]
+
+    def _index(self) -> NoveltyIndex:
+        chosen = self.config.novelty
+        return NoveltyIndex(tokenizer=chosen.tokenizer, threshold=chosen.threshold, engine=chosen.engine)
 
 
 def plan(
     layers: Sequence[Mapping[str, Any]],
     *,
     fetch: bool = True,
-    stored: Sequence[Task] = (),
+    stored: Mapping[str, Sequence[Task]] | None = None,
 ) -> Plan:
     """Settle and check a run's settings.
 
     Args:
         layers: settings, later ones over earlier ones; `recipe` must be in one of them.
         fetch: whether a local model may be fetched now; without it only what is known by name is used.
-        stored: the seed tasks of an existing run, which take the place of the seed file.
+        stored: the seed tasks of an existing run by lane, which take the place of the seed file.
 
     Raises:
         ConfigError: anything that is not as it should be, with file:line or key.
     """
-    recipe_name = next((layer["recipe"] for layer in reversed(layers) if layer.get("recipe")), None)
-    if recipe_name is None:
-        raise ConfigError(f"recipe: say what to make; there are: {', '.join(plugins.names('recipes'))}")
-    recipe = plugins.load("recipes", str(recipe_name))
-    if not isinstance(recipe, Recipe):
-        raise PluginError(
-            f"recipes: {recipe_name!r} must be a selfinstruct.recipes.Recipe, found {type(recipe).__name__}"
-        )
+    recipe = _recipe(layers)
     chosen = settings.build([recipe.defaults, *layers])
-    pack = load_pack(chosen.language)
     profile, digest = _model(chosen.model, fetch=fetch)
-    notices: list[str] = []
-    if profile and profile.languages and pack.tag.split("-")[0] not in profile.languages:
-        raise ConfigError(
-            f"language: {chosen.model} speaks only {', '.join(profile.languages)}, not {pack.name} ({pack.tag}): its "
-            "output would be noise. Choose another model with --model, for example openai/NAME --base-url URL, or "
-            "llama.cpp/qwen2.5-1.5b"
-        )
-    style = chosen.style if chosen.style != "auto" else profile.style if profile else "list"
+    style = chosen.style
+    if style == "auto":
+        style = profile.style if profile and profile.style in recipe.styles else recipe.styles[0]
     if style not in recipe.styles:
         raise ConfigError(f"style: {recipe.name} knows {', '.join(recipe.styles)}, not {style!r}")
     chosen = chosen.model_copy(update={"style": style})
-    tokenizer(chosen.novelty.tokenizer)
-    tasks = tuple(stored) or _seed_tasks(chosen, pack, notices)
-    prompt = prompts.load(recipe.prompts, pack.tag, style, recipe.variables[style])
-    if not pack.shipped:
-        notices.append(
-            f"there is no language pack for {pack.tag}: the English prompt names the language, and no word lists apply"
-        )
+    notices: list[str] = []
     if chosen.concurrency > chosen.window:
         notices.append(f"concurrency {chosen.concurrency} is held to the window of {chosen.window}; see --set window=N")
-    items = _items(chosen.input, recipe) if chosen.input else None
-    content = {
-        "content.input": items is not None,
-        "content.seeds": seeds.digest(tasks),
-        "content.prompt": prompt.digest,
-        "content.language_pack": _digest(asdict(pack)),
-        "content.model_file": digest,
-        "tokenizer": tokenizer(chosen.novelty.tokenizer).version,
-    }
+    lanes = _lanes(chosen, recipe, profile, stored or {}, notices)
     planned = Plan(
         config=chosen,
         recipe=recipe,
-        pack=pack,
-        prompt=prompt,
-        seeds=tasks,
+        lanes=lanes,
         profile=profile,
-        fingerprint=settings.fingerprint(chosen) | content,
-        items=items,
+        fingerprint=settings.fingerprint(chosen)
+        | {
+            "content.input": bool(chosen.input),
+            "content.model_file": digest,
+            "content.against": [_file_digest(path) for path in chosen.novelty.against],
+            "tokenizer": tokenizer(chosen.novelty.tokenizer).version,
+        }
+        | {key: value for lane in lanes for key, value in _content(lane).items()},
         price=_price(chosen),
-        notices=tuple(notices),
+        notices=tuple(dict.fromkeys(notices)),
     )
-    make_filters(planned)  # a wrong name or parameter is said now, before anything is opened
+    for lane in lanes:
+        for stage in planned.stages(lane):
+            planned.filters(lane, stage)  # a wrong name or parameter is said now, before anything is opened
     return planned
 
 
@@ -130,15 +185,14 @@ def open_run(folder: Path, plan: Plan) -> RunStore:
     """
     dumped = json.loads(plan.config.model_dump_json())
     if not holds_run(folder):
-        store = RunStore.create(
+        return RunStore.create(
             folder,
             config=dumped,
             config_yaml=settings.dump(plan.config),
             fingerprint=plan.fingerprint,
-            seeds=plan.seeds,
+            seeds={lane.key: lane.brief.seeds for lane in plan.lanes},
+            notes=_notes(plan),
         )
-        store.set_meta(target=plan.target)
-        return store
     store = RunStore.open(folder)
     try:
         changed = settings.differences(store.view.meta("fingerprint"), json.loads(json.dumps(plan.fingerprint)))
@@ -148,11 +202,20 @@ def open_run(folder: Path, plan: Plan) -> RunStore:
                 "Undo the change, or choose another folder with --output"
             )
         store.save_config(dumped, settings.dump(plan.config))
-        store.set_meta(target=plan.target)
+        store.set_meta(**_notes(plan))
     except BaseException:
         store.close()
         raise
     return store
+
+
+def _notes(plan: Plan) -> dict[str, Any]:
+    """Return what readers of the run need to know of its plan."""
+    rows = [
+        {"key": lane.key, "share": str(lane.share), "stages": [stage.name for stage in plan.stages(lane)]}
+        for lane in plan.lanes
+    ]
+    return {"target": plan.target, "lanes": rows}
 
 
 def resume_plan(folder: Path, layers: Sequence[Mapping[str, Any]], *, fetch: bool = True) -> Plan:
@@ -165,7 +228,8 @@ def resume_plan(folder: Path, layers: Sequence[Mapping[str, Any]], *, fetch: boo
         ConfigError: its config.yaml is not valid any more.
     """
     with RunView.open(folder) as view:
-        stored, own, made = view.seeds(), view.meta("config"), view.meta("fingerprint") or {}
+        stored = {lane.key: view.seeds(lane.key) for lane in view.lanes()}
+        own, made = view.meta("config"), view.meta("fingerprint") or {}
     path = folder / "config.yaml"
     try:
         chosen = settings.read(path) if path.exists() else own
@@ -183,42 +247,135 @@ def is_metered(plan: Plan) -> bool:
     return not plan.config.model.startswith("llama.cpp/")
 
 
-def make_filters(plan: Plan) -> list[Filter]:
-    """Return the filters of a plan: the style's defaults, with what the model's profile and the person change.
-
-    Raises:
-        ConfigError: there is no such filter, or it has no such parameter.
-    """
-    kind = "answers" if plan.items is not None else "stepwise" if plan.config.style == "stepwise" else "list"
-    defaults = DEFAULT_FILTERS[kind]
-    wanted: dict[str, Mapping[str, Any]] = {name: {} for name in defaults}
-    if "low_logprob" in wanted and plan.profile and plan.profile.min_logprob is not None:
-        wanted["low_logprob"] = {"minimum": plan.profile.min_logprob}
-    known = dict(FILTERS)
-    for name, change in plan.config.filters.items():
-        if name == "novelty":
-            raise ConfigError("filters.novelty: set novelty.threshold instead; 1 lets every candidate through")
-        if name not in known:
-            known[name] = spec_of(name, plugins.load("filters", name, shipped=FILTERS), "plugin")
-        if change is False:
-            wanted.pop(name, None)
-        else:
-            wanted[name] = {**wanted.get(name, {}), **({} if change is True else change)}
-    return [check for _, check in build_filters(wanted.items(), plan.pack, known)]
+def _recipe(layers: Sequence[Mapping[str, Any]]) -> Recipe:
+    name = next((layer["recipe"] for layer in reversed(layers) if layer.get("recipe")), None)
+    if name is None:
+        raise ConfigError(f"recipe: say what to make; there are: {', '.join(plugins.names('recipes'))}")
+    recipe = plugins.load("recipes", str(name))
+    if not isinstance(recipe, Recipe):
+        raise PluginError(f"recipes: {name!r} must be a selfinstruct.recipes.Recipe, found {type(recipe).__name__}")
+    return recipe
 
 
-def _items(path: str, recipe: Recipe) -> tuple[Task, ...]:
-    if not recipe.takes_input:
-        raise ConfigError(f"--input: {recipe.name} invents its tasks and takes no input")
+def _lanes(
+    config: RunConfig,
+    recipe: Recipe,
+    profile: Profile | None,
+    stored: Mapping[str, Sequence[Task]],
+    notices: list[str],
+) -> tuple[Lane, ...]:
+    """Return one lane, or with a quota one for each language or category of topics, in the order of their names."""
+    items = _items(config.input, recipe) if config.input else None
+    if items is None and recipe.starts == "input":
+        raise ConfigError(f"--input: {recipe.name} works through data of yours; give it a file with --input")
+
+    def lane(key: str, share: Fraction, language: str, category: str = "") -> Lane:
+        pack = load_pack(language)
+        _refuse_unspoken(config.model, profile, pack)
+        if not pack.shipped:
+            notices.append(
+                f"there is no language pack for {pack.tag}: the English prompt names the language, and no word lists "
+                "apply"
+            )
+        tasks = stored.get(key)
+        if tasks is None:
+            tasks = _seed_tasks(config, pack, notices) if recipe.starts == "seeds" and items is None else ()
+        own, rounds = items, 1
+        if own is None and recipe.starts == "topics":
+            own, rounds = _topics(config, pack, category, notices), _TOPIC_ROUNDS
+        parts = prompts.load(recipe.prompts, pack.tag, recipe.variables[config.style])
+        options = _options(config, recipe)
+        return Lane(key, share, Brief(config, config.style, pack, parts, tuple(tasks), own, rounds, options))
+
+    if not config.quota:
+        return (lane("", Fraction(1), config.language),)
+    total = sum(map(Fraction, config.quota.values()))
+    shares = {key: Fraction(share) / total for key, share in sorted(config.quota.items())}
+    categories = _categories(recipe, config)
+    if set(shares) <= categories:
+        return tuple(lane(key, share, config.language, key) for key, share in shares.items())
+    if items is not None:
+        raise ConfigError("quota: shares by language are of what a recipe makes anew; an input has its own")
+    for key in shares:
+        known = resources.folders("seeds")
+        if categories and key not in known:
+            close = difflib.get_close_matches(key, sorted(categories | set(known)), n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"the categories are {', '.join(sorted(categories))}"
+            raise ConfigError(f"quota: {key!r} is neither a language with topics nor a category of them; {hint}")
+    return tuple(lane(key, share, key) for key, share in shares.items())
+
+
+def _content(lane: Lane) -> dict[str, Any]:
+    """Return the entries of the fingerprint that are a lane's own."""
+    mark = f"@{lane.key}" if lane.key else ""
+    brief = lane.brief
+    wording = {part: prompt.digest for part, prompt in brief.prompts.items()}
+    return {
+        f"content.seeds{mark}": seeds.digest(brief.seeds),
+        f"content.prompt{mark}": next(iter(wording.values())) if len(wording) == 1 else wording,
+        f"content.language_pack{mark}": _digest(asdict(brief.pack)),
+    }
+
+
+def _options(config: RunConfig, recipe: Recipe) -> dict[str, Any]:
+    chosen = dict(recipe.options)
+    for name, value in config.options.items():
+        if name not in chosen:
+            close = difflib.get_close_matches(name, chosen, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(chosen) or 'none'}"
+            raise ConfigError(f"options.{name}: {recipe.name} has no such option; {hint}")
+        default = chosen[name]
+        fits = isinstance(value, type(default)) and isinstance(value, bool) == isinstance(default, bool)
+        if not fits and not (isinstance(default, float) and isinstance(value, int)):
+            raise ConfigError(f"options.{name}: expected {type(default).__name__} such as {default!r}, got {value!r}")
+        chosen[name] = value
+    return chosen
+
+
+def _refuse_unspoken(model: str, profile: Profile | None, pack: LanguagePack) -> None:
+    if profile and profile.languages and pack.tag.split("-")[0] not in profile.languages:
+        raise ConfigError(
+            f"language: {model} speaks only {', '.join(profile.languages)}, not {pack.name} ({pack.tag}): its "
+            "output would be noise. Choose another model with --model, for example openai/NAME --base-url URL, or "
+            "llama.cpp/qwen2.5-1.5b"
+        )
+
+
+def _items(path: str, recipe: Recipe) -> tuple[Record, ...]:
+    if not recipe.accepts:
+        raise ConfigError(f"--input: {recipe.name} invents its records and takes no input")
     items = []
-    for number, record in enumerate(formats.read(path), 1):
-        if not isinstance(record, Task):
+    for number, record in enumerate((recipe.read or formats.read)(path), 1):
+        if not isinstance(record, recipe.accepts):
             kind = type(record).__name__.lower()
-            raise InputError(f"{path}: record {number} is a {kind}; {recipe.name} works through tasks")
+            takes = " or ".join(f"{each.__name__.lower()}s" for each in recipe.accepts)
+            raise InputError(f"{path}: record {number} is a {kind}; {recipe.name} works through {takes}")
         items.append(record)
     if not items:
         raise InputError(f"{path}: holds no record")
     return tuple(items)
+
+
+def _topics(config: RunConfig, pack: LanguagePack, category: str, notices: list[str]) -> tuple[Dialogue, ...]:
+    """Return the topics of a language, shuffled: neighbours in the file are alike."""
+    path = seeds.topics_path_for(pack.tag)
+    if path is None:
+        path = seeds.topics_path_for("en")
+        notices.append(f"there are no topics for {pack.tag}: English ones are given; bring your own with --input")
+    if path is None:
+        raise ConfigError("seeds: the shipped topics are missing; give a file with --input")
+    topics = [topic for topic in seeds.load_topics(path) if not category or topic.extra["category"] == category]
+    if not topics:
+        raise ConfigError(f"quota: {path} has no topic of the category {category!r}")
+    random.Random(config.seed).shuffle(topics)
+    return tuple(topics)
+
+
+def _categories(recipe: Recipe, config: RunConfig) -> set[str]:
+    if recipe.starts != "topics" or config.input:
+        return set()
+    path = seeds.topics_path_for(load_pack(config.language).tag) or seeds.topics_path_for("en")
+    return {str(topic.extra["category"]) for topic in seeds.load_topics(path)} if path else set()
 
 
 def _price(config: RunConfig) -> Price | None:
@@ -239,9 +396,7 @@ def _seed_tasks(config: RunConfig, pack: LanguagePack, notices: list[str]) -> tu
     path = seeds.path_for(pack.tag)
     if path is None:
         path = seeds.path_for("en")
-        notices.append(
-            f"there are no seed tasks for {config.language}: English ones are shown; give your own with --seeds"
-        )
+        notices.append(f"there are no seed tasks for {pack.tag}: English ones are shown; give your own with --seeds")
     if path is None:
         raise ConfigError("seeds: the shipped seed tasks are missing; give a file with --seeds")
     return seeds.load_tasks(path)
@@ -263,3 +418,11 @@ def _model(name: str, *, fetch: bool) -> tuple[Profile | None, str]:
 
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _file_digest(path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,18 +54,21 @@ class Prompt:
             raise PromptError(f"{self.path}: fails while it is filled in: {type(error).__name__}: {error}") from error
 
 
-def load(recipes: Sequence[str], language: str, style: str, variables: frozenset[str]) -> Prompt:
-    """Find and check the prompt of a recipe.
+def load(recipes: Sequence[str], language: str, variables: Mapping[str, frozenset[str]]) -> dict[str, Prompt]:
+    """Find and check the parts of a prompt.
 
-    `prompts/RECIPE/TAG.j2` is the list style; other styles are `TAG.STYLE.j2`. Wording in the
-    language itself comes first, of any of `recipes` in order (a recipe may borrow another's), then the
-    English frame, which names the language. `language` is a pack's tag: what `en-GB` falls back on was
-    settled with the pack, and never is another script.
+    Part "" is `prompts/RECIPE/TAG.j2`, part "answer" is `TAG.answer.j2`. Wording in the language itself comes first,
+    of any of `recipes` in order (a recipe may borrow another's), then the English frame, which names the language.
+    `language` is a pack's tag: what `en-GB` falls back on was settled with the pack, and never is another script.
 
     Raises:
-        PromptError: there is none, it does not parse, or it uses a variable outside `variables`.
+        PromptError: a part is missing, does not parse, or uses a variable outside its own of `variables`.
     """
-    suffix = ".j2" if style == "list" else f".{style}.j2"
+    return {part: _load(recipes, language, part, allowed) for part, allowed in variables.items()}
+
+
+def _load(recipes: Sequence[str], language: str, part: str, variables: frozenset[str]) -> Prompt:
+    suffix = f".{part}.j2" if part else ".j2"
     for tag in dict.fromkeys((language, "en")):
         for recipe in recipes:
             path = resources.find("prompts", f"{recipe}/{tag}{suffix}")

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Iterator, Sequence
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from selfinstruct import config as settings
 from selfinstruct.errors import ConfigError, Stopped
-from selfinstruct.judge import Judge, subject
-from selfinstruct.loop import Draw, TaskPool, settle
-from selfinstruct.plan import Plan, make_filters, open_run
-from selfinstruct.run import Session, new_index
+from selfinstruct.journal import Tool
+from selfinstruct.judge import subject
+from selfinstruct.loop import settle
+from selfinstruct.plan import Lane, Plan, open_run
+from selfinstruct.run import Session
+from selfinstruct.stages import Draw, Items, Stage, TaskPool
 from selfinstruct.store import Commit, RunStore, RunView, decision_from, record_from
-from selfinstruct.values import Candidate, Capabilities, Completion, Rejection, Request, Task
+from selfinstruct.values import Candidate, Capabilities, Completion, Record, Rejection, Request, Task, ToolResult
+
+_T = TypeVar("_T")
 
 _JUDGING = ("filters", "novelty.", "tokenizer", "content.language_pack")
 """Entries of the fingerprint that decide about answers and not about what is asked."""
@@ -56,14 +63,12 @@ async def refilter(plan: Plan, store: RunStore, *, dry_run: bool) -> Difference:
             + "\n  ".join(asking)
             + "\nStart a run in another folder with them"
         )
-    difference = Difference(before=store.view.accepted_count("tasks"))
-    commits = []
-    async for commit in _judged_again(plan, store.view):
-        _compare(store.view, commit, difference)
-        commits.append(commit)
-    difference.leaving += _past_the_target(store.view, "tasks", commits[-1].number if commits else -1)
+    difference = Difference(before=store.view.dataset_count())
+    commits: list[Commit] = []
+    for lane, wanted in zip(plan.lanes, plan.targets, strict=True):
+        commits += await _judge_lane(plan, lane, wanted, store.view, difference)
     if not dry_run:
-        store.replace("tasks", commits)
+        store.replace([name for lane in store.view.lanes() for name in lane.stages], commits)
         store.set_meta(fingerprint=plan.fingerprint)
         store.save_config(json.loads(plan.config.model_dump_json()), settings.dump(plan.config))
     return difference
@@ -78,57 +83,92 @@ async def replay(folder: Path, plan: Plan, output: Path) -> tuple[int, bool]:
     if (output / "run.sqlite").exists():
         raise ConfigError(f"{output} holds a run already; choose a new folder with --output")
     with RunView.open(folder) as source:
-        accepted = source.accepted_count("tasks")
+        accepted = source.dataset_count()
         if not accepted:
             return 0, True
         rebuilt = replace(plan, config=plan.config.model_copy(update={"target": accepted}))
         with open_run(output, rebuilt) as store:
             store.copy_journal(source)
             session = Session(rebuilt, store, backend=_Nobody(_capabilities(source)))
-            await session.work(lambda _: None)
-            mine = [(id, record) for id, record in store.view.accepted("tasks")]
-            return len(mine), mine == list(source.accepted("tasks"))
+            with suppress(Stopped):  # the journal of a run that was stopped may end before the rebuilt one's target
+                await session.work(lambda _: None)
+            mine = list(store.view.dataset())
+            return len(mine), mine == list(source.dataset())
 
 
-async def _judged_again(plan: Plan, view: RunView) -> AsyncGenerator[Commit]:
-    """Run every committed draw again on its recorded answers and judge what comes out, up to the target."""
-    stage = plan.recipe.stages(plan.brief(_capabilities(view)))[-1]
-    judge = Judge(make_filters(plan), None if plan.items is not None else new_index(plan))
-    items = dict(zip(stage.identities(), stage.items or (), strict=True))
-    pool = TaskPool(plan.seeds, stage.name, view, ())
-    seeds = {task.id: task for task in plan.seeds}
+async def _judge_lane(plan: Plan, lane: Lane, wanted: int, view: RunView, difference: Difference) -> list[Commit]:
+    """Judge the stages of a lane again, each on what the one before now accepts."""
+    stages = plan.stages(lane, _capabilities(view))
+    records: dict[str, list[Record]] = {}
+    commits: list[Commit] = []
+    for stage in stages:
+        items = None
+        if not stage.grows:
+            items = Items(records[stage.source] if stage.items is None else stage.items, stage.rounds)
+        final = stage is stages[-1]
+        accepted = records[stage.name] = []
+        judged: set[int] = set()
+        async for number, commit in _judged_again(plan, lane, stage, items, wanted if final else sys.maxsize, view):
+            commits.append(commit)
+            accepted += [d.candidate.record for d in commit.decisions if d.accepted and d.candidate.record is not None]
+            if number is not None:
+                judged.add(number)
+            if final:
+                _compare(view, number, commit, difference)
+        if final:
+            difference.leaving += _past_the_target(view, stage.name, judged)
+    return commits
+
+
+async def _judged_again(
+    plan: Plan, lane: Lane, stage: Stage, items: Items | None, wanted: int, view: RunView
+) -> AsyncGenerator[tuple[int | None, Commit]]:
+    """Run every committed draw of a stage again on its recorded answers and judge what comes out.
+
+    Yields the draw's old number beside its commit: None for an item that was never asked about.
+    """
+    judge = plan.judge(lane, stage)
+    pool = TaskPool(stage, view, ())
+    seeds = {task.id: task for task in stage.seeds}
     unsettled, partly = view.next_draw(stage.name)
-    for number in range(unsettled + bool(partly)):
-        row = view.draw(stage.name, number)
-        assert row is not None, f"draw {number} is missing between others"
-        shown = tuple(seeds.get(id) or _machine_task(view, id) for id in row["demonstrations"])
-        answers = _Recording(plan.config.model, view, tuple(row["requests"]))
+    count = unsettled + bool(partly)
+    old = {item: number for number, item in enumerate(view.items(stage.name))} if items is not None else {}
+    if stage.items is not None and items is not None:
+        known = {items.identity(number) for number in range(min(len(items), count))}
+        for item, number in old.items():
+            if item not in known:
+                raise ConfigError(f"draw {number}: its row is no longer in the input; resume the run first")
+    for number in range(count if not stage.source or items is None else len(items)):
+        was: int | None = number if items is None else old.get(items.identity(number))
+        row = None if was is None else view.draw(stage.name, was)
+        recorded = row or {"state": "done", "error": None, "demonstrations": [], "requests": []}
+        shown = tuple(seeds.get(id) or _machine_task(view, id) for id in recorded["demonstrations"])
+        answers = _Recording(plan.config.model, view, tuple(recorded["requests"]))
         visible = pool.as_of(number - plan.config.window)
         draw = Draw(stage.name, number, plan.config.seed, pool, visible, judge, answers, recorded=shown)
-        if row["item"] is not None:
-            if row["item"] not in items:
-                raise ConfigError(f"draw {number}: its row is no longer in the input; resume the run first")
-            draw.item, draw.identity = items[row["item"]], row["item"]
+        if items is not None:
+            draw.item, draw.identity = items[number], items.identity(number)
         candidates: Sequence[Candidate] = ()
-        if row["state"] != "failed":
+        if recorded["state"] != "failed":
             try:
                 candidates = await stage.draw(draw)
             except _Unanswered:
-                old = [decision_from(each).candidate for each in view.decisions(stage.name, number)]
-                candidates = [replace(each, rejection=_UNANSWERED) for each in old]
-        wanted = plan.target - pool.accepted
-        commit = settle(draw, candidates, judge, wanted=wanted, error=row["error"])
+                before = [] if was is None else [decision_from(each) for each in view.decisions(stage.name, was)]
+                unanswered = [each.candidate for each in before] or [Candidate(draw.item)]
+                candidates = [replace(each, rejection=_UNANSWERED) for each in unanswered]
+        commit = settle(draw, candidates, judge, wanted=wanted - pool.accepted, error=recorded["error"])
         pool.extend(number, commit.decisions)
-        yield replace(commit, item=row["item"], demonstrations=tuple(row["demonstrations"]), requests=answers.requests)
-        if pool.accepted == plan.target:
+        yield was, replace(commit, demonstrations=tuple(recorded["demonstrations"]), requests=answers.requests)
+        if pool.accepted == wanted:
             return
 
 
-def _compare(view: RunView, commit: Commit, difference: Difference) -> None:
-    was = {row["id"]: row for row in view.decisions(commit.stage, commit.number)}
-    for decision in commit.decisions:
+def _compare(view: RunView, number: int | None, commit: Commit, difference: Difference) -> None:
+    rows = [] if number is None else view.decisions(commit.stage, number)
+    was = {row["position"]: row for row in rows}
+    for position, decision in enumerate(commit.decisions):
         difference.after += decision.accepted
-        old = was.pop(decision.id, None)
+        old = was.pop(position, None)
         before = old is not None and old["accepted"] is not None
         text = decision.candidate.text if decision.candidate.record is None else subject(decision.candidate.record)
         if decision.accepted and not before:
@@ -136,18 +176,17 @@ def _compare(view: RunView, commit: Commit, difference: Difference) -> None:
             difference.entering.append(Change(decision.id, text, why))
         elif before and decision.rejection is not None:
             why = f"{decision.rejection.filter}: {decision.rejection.reason}"
-            difference.leaving.append(Change(decision.id, text, why))
-    for id, row in was.items():
+            difference.leaving.append(Change(old["id"] if old else decision.id, text, why))
+    for row in was.values():
         if row["accepted"] is not None:
-            difference.leaving.append(
-                Change(id, subject(record_from(row["record"])), "read otherwise, or past the target")
-            )
+            text = subject(record_from(row["record"]))
+            difference.leaving.append(Change(row["id"], text, "read otherwise, or past the target"))
 
 
-def _past_the_target(view: RunView, stage: str, last: int) -> Iterator[Change]:
+def _past_the_target(view: RunView, stage: str, judged: Set[int]) -> Iterator[Change]:
     for id, record in view.accepted(stage):
-        if int(id.rsplit("-", 2)[1]) > last:
-            yield Change(id, subject(record), "the target is reached before it")
+        if int(id.rsplit("-", 2)[1]) not in judged:
+            yield Change(id, subject(record), "the target is reached before it, or its item is no longer accepted")
 
 
 _UNANSWERED = Rejection("unanswered", "its answer was never asked for")
@@ -167,13 +206,19 @@ class _Recording:
     _given: int = 0
 
     async def complete(self, stage: str, draw: int, request: Request) -> Completion:
+        return self._next(self.view.completion)
+
+    async def use(self, stage: str, draw: int, key: str, tool: Tool, arguments: Mapping[str, Any]) -> ToolResult:
+        return self._next(self.view.tool_result)
+
+    def _next(self, recorded: Callable[[str], _T | None]) -> _T:
         if self._given == len(self.requests):
             raise _Unanswered
-        completion = self.view.completion(self.requests[self._given])
+        found = recorded(self.requests[self._given])
         self._given += 1
-        if completion is None:
+        if found is None:
             raise _Unanswered
-        return completion
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from typing import Any
 
 from selfinstruct.budget import Price
 from selfinstruct.errors import InputError
+from selfinstruct.filters import Filter
 from selfinstruct.forecast import Range, Yield, forecast
-from selfinstruct.plan import make_filters, resume_plan
+from selfinstruct.plan import resume_plan
 from selfinstruct.store import RunView, decision_from, record_from
 from selfinstruct.values import Task
 
@@ -19,7 +20,8 @@ def trace_record(folder: Path, id: str) -> dict[str, Any]:
     """Return everything that led to a record, as plain JSON-able values.
 
     Keys: candidate (its row, with the record), verdicts (of every filter, not only of the first that objected), draw,
-    demonstrations, exchanges (each request as sent and completion as received), siblings (id and verdict).
+    demonstrations, exchanges (each request as sent with its completion as received, and each tool's call with its
+    result), siblings (id and verdict).
 
     Raises:
         RunNotFound: no run in `folder`.
@@ -37,6 +39,8 @@ def trace_record(folder: Path, id: str) -> dict[str, Any]:
             found = view.exchange(key)
             if found:
                 exchanges.append({"key": key, "request": found[0], "completion": found[1]})
+            elif used := view.tool_use(key):
+                exchanges.append({"key": key} | used)
         seeds = {task.id: task for task in view.seeds()}
         shown = tuple(seeds[id] for id in draw["demonstrations"] if id in seeds)
         siblings = [
@@ -46,7 +50,7 @@ def trace_record(folder: Path, id: str) -> dict[str, Any]:
         ]
     candidate = replace(decision_from(row).candidate, demonstrations=shown, rejection=None)
     verdicts = []
-    for check in make_filters(resume_plan(folder, [], fetch=False)):
+    for check in _filters_of(folder, row["stage"]):
         objection = check(candidate) if candidate.record is not None else None
         verdicts.append(
             {
@@ -65,7 +69,13 @@ def trace_record(folder: Path, id: str) -> dict[str, Any]:
     }
 
 
-def seed_table(view: RunView, stage: str = "tasks") -> list[dict[str, Any]]:
+def _filters_of(folder: Path, stage: str) -> list[Filter]:
+    plan = resume_plan(folder, [], fetch=False)
+    found = ((lane, each) for lane in plan.lanes for each in plan.stages(lane) if each.name == stage)
+    return next((plan.filters(lane, each) for lane, each in found), [])
+
+
+def seed_table(view: RunView) -> list[dict[str, Any]]:
     """Say how each shown seed task has served, the best first.
 
     `acceptance` is the share of accepted among the candidates of the draws that showed it,
@@ -81,22 +91,30 @@ def seed_table(view: RunView, stage: str = "tasks") -> list[dict[str, Any]]:
             "duplicates": duplicates,
             "tokens_per_accepted": round(tokens / accepted) if accepted else None,
         }
-        for id, draws, candidates, accepted, duplicates, tokens in view.seed_use(stage)
+        for lane in view.lanes()
+        for id, draws, candidates, accepted, duplicates, tokens in view.seed_use(lane.key, lane.stages[0])
     ]
     return sorted(rows, key=lambda row: (-row["acceptance"], row["duplicates"], row["seed"]))
 
 
-def outlook(view: RunView, price: Price | None, stage: str = "tasks") -> dict[str, Any] | None:
+def outlook(view: RunView, price: Price | None) -> dict[str, Any] | None:
     """Forecast what the rest of a run takes, as plain values; None while there is too little to go by.
 
     Keys: wanted, draws (the forecast rests on), accepted_per_request, requests, tokens, seconds and, where a
     price is known, cost (US dollars): each of the last four as middle, low and high of a 90 % interval.
     """
-    found = view.summary(stage)
-    seen = forecast((Yield(*each) for each in view.yields(stage)), max(0, found.target - found.accepted))
+    found = view.summary()
+    last = [lane.stages[-1] for lane in view.lanes()]
+    yields = [Yield(*each) for stage in last for each in view.yields(stage)]
+    # What earlier stages took is spread over the draws of the last, in proportion.
+    own = sum(each.requests for each in yields), sum(each.tokens for each in yields)
+    spent = found.prompt_tokens + found.completion_tokens
+    requests, tokens = found.completions / max(own[0], 1), spent / max(own[1], 1)
+    if len(found.stages) > len(last):
+        yields = [Yield(each.accepted, each.tokens * tokens, each.requests * requests) for each in yields]
+    seen = forecast(yields, max(0, found.target - found.accepted))
     if seen is None:
         return None
-    spent = found.prompt_tokens + found.completion_tokens
     shown = asdict(seen)
     shown["seconds"] = _scaled(seen.requests, found.seconds / max(found.completions, 1))
     if price is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
@@ -18,9 +18,9 @@ from selfinstruct.budget import Budget, Limits
 from selfinstruct.config import RunConfig
 from selfinstruct.errors import BackendError, SelfInstructError, Stopped
 from selfinstruct.journal import Journal
-from selfinstruct.judge import Judge, subject
-from selfinstruct.novelty import NoveltyIndex
-from selfinstruct.plan import Plan, is_metered, make_filters
+from selfinstruct.judge import Judge
+from selfinstruct.plan import Lane, Plan, is_metered
+from selfinstruct.stages import AcceptedRecords, Items, Stage, TaskPool
 from selfinstruct.store import Commit, RunStore
 
 Say = Callable[[str], None]
@@ -41,13 +41,12 @@ class Session:
     budget: Budget = field(init=False)
     journal: Journal = field(init=False)
     governor: Governed = field(init=False)
-    pool: loop.TaskPool = field(init=False)
-    stage: str = field(init=False, default="tasks")
+    _opened: dict[str, tuple[TaskPool, Judge]] = field(init=False, default_factory=dict)
     _noted: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         """Set the budget up from what the run has spent so far."""
-        spent, limits = self.store.view.summary(self.stage), self.plan.config.budget
+        spent, limits = self.store.view.summary(), self.plan.config.budget
         cost = None if limits.max_cost is None else Decimal(limits.max_cost)
         requests = limits.max_requests
         if self.pilot is not None:
@@ -80,35 +79,14 @@ class Session:
         try:
             async with aclosing(await self.journal.unless_closed(self._backend)) as backend:
                 await store.put_meta(capabilities=asdict(backend.capabilities))
-                stage = self._stage(backend)
-                changed = stage.first_change(store.view)
-                if changed is not None:  # rows came, went or moved: judge again from there, out of the journal
-                    await store.rewind(stage.name, changed)
-                accepted = store.view.accepted_draws(stage.name)
-                self.pool = loop.TaskPool(self.plan.seeds, stage.name, store.view, accepted)
-                judge = self._judge(stage.name)
-                guard = _Guard(config)
-                commits = loop.grow(
-                    stage,
-                    seed=config.seed,
-                    target=self.plan.target,
-                    window=config.window,
-                    concurrency=self._concurrency(),
-                    pool=self.pool,
-                    judge=judge,
-                    journal=self.journal,
-                    store=store,
-                )
                 self._end_in_time()
-                async with aclosing(commits):
-                    async for commit in commits:
-                        on_commit(commit)
-                        guard.check(commit)
-                        await self._keep_time()
-            if config.target is not None and self.pool.accepted < config.target:
+                for lane, wanted in zip(self.plan.lanes, self.plan.targets, strict=True):
+                    await self._fill(lane, self.plan.stages(lane, backend.capabilities), wanted, on_commit)
+            accepted = store.view.dataset_count()
+            if config.target is not None and accepted < config.target:
                 raise Stopped(
-                    f"the input is used up: {self.pool.accepted} of {config.target} records were accepted; add rows to "
-                    f"{config.input}, or look at the rejections with `selfinstruct status`"
+                    f"the input is used up: {accepted} of {config.target} records were accepted; add rows to "
+                    f"{config.input or 'the input'}, or look at the rejections with `selfinstruct status`"
                 )
             state = "done"
         except Stopped as stopped:
@@ -123,12 +101,70 @@ class Session:
         finally:
             store.set_meta(state={"state": state, "reason": reason}, seconds=self.budget.seconds)
 
+    async def _fill(
+        self, lane: Lane, stages: Sequence[Stage], wanted: int, on_commit: Callable[[Commit], None]
+    ) -> None:
+        """Bring the last of `stages` to `wanted` records, and the ones before it to what that takes.
+
+        Each stage's records come in an order of their own, whatever is asked of it: so the dataset does not depend
+        on how often, or in what portions, an earlier stage is sent for more.
+        """
+        *before, last = stages
+        if not last.source:
+            items = None if last.items is None else Items(last.items, last.rounds)
+            await self._work_through(lane, last, items, wanted, on_commit)
+            return
+        view = self.store.view
+        while (missing := wanted - view.accepted_count(last.name)) > 0:
+            seen = view.next_draw(last.name)[0]
+            rate = (view.accepted_count(last.name) + 3 * last.expected) / (seen + 3)
+            needed = seen + math.ceil(missing / max(rate, 1e-3))
+            await self._fill(lane, before, needed, on_commit)
+            items = Items(AcceptedRecords(view, last.source, min(needed, view.accepted_count(last.source))))
+            if len(items) <= seen and items.first_change(view.items(last.name)) is None:
+                return  # the stage before has nothing more to give
+            await self._work_through(lane, last, items, wanted, on_commit)
+
+    async def _work_through(
+        self, lane: Lane, stage: Stage, items: Items | None, wanted: int, on_commit: Callable[[Commit], None]
+    ) -> None:
+        config, view = self.plan.config, self.store.view
+        changed = None if items is None else items.first_change(view.items(stage.name))
+        if changed is not None:  # rows came, went or moved: judge again from there, out of the journal
+            await self.store.rewind(stage.name, changed)
+            self._opened.pop(stage.name, None)
+        if stage.name not in self._opened:
+            self._opened[stage.name] = TaskPool(stage, view), self.judge(lane, stage)
+        pool, judge = self._opened[stage.name]
+        guard = _Guard(config)
+        commits = loop.grow(
+            stage,
+            seed=config.seed,
+            target=wanted,
+            window=config.window,
+            concurrency=self._concurrency(),
+            items=items,
+            pool=pool,
+            judge=judge,
+            journal=self.journal,
+            store=self.store,
+        )
+        async with aclosing(commits):
+            async for commit in commits:
+                on_commit(commit)
+                guard.check(commit)
+                await self._keep_time()
+
     def _end_in_time(self) -> None:
         """Close the journal when --max-time is up, also while nothing is answered."""
         seconds = self.budget.limits.seconds
         if seconds is not None:
             over = Stopped(f"the time of {seconds:.0f} s is up; go on with --max-time")
             asyncio.get_running_loop().call_later(max(0.0, seconds - self.budget.seconds), self.stop, over)
+
+    def judge(self, lane: Lane, stage: Stage) -> Judge:
+        """Return the judge of a stage, who knows what it has accepted so far."""
+        return self.plan.judge(lane, stage, self.store.view)
 
     async def _keep_time(self) -> None:
         """Note the running time now and then, so that a crash forgets little of what --max-time counts."""
@@ -162,25 +198,6 @@ class Session:
         config = self.plan.config
         slots = config.concurrency if is_metered(self.plan) else config.backend.slots
         return min(config.concurrency, config.window, slots)
-
-    def _stage(self, backend: Backend) -> loop.Stage:
-        stages = self.plan.recipe.stages(self.plan.brief(backend.capabilities))
-        return stages[-1]
-
-    def _judge(self, stage: str) -> Judge:
-        if self.plan.items is not None:
-            return Judge(make_filters(self.plan), None)
-        index = new_index(self.plan)
-        index.add_many((id, subject(record)) for id, record in self.store.view.accepted(stage))
-        return Judge(make_filters(self.plan), index)
-
-
-def new_index(plan: Plan) -> NoveltyIndex:
-    """Return a novelty index that holds the plan's seed tasks."""
-    chosen = plan.config.novelty
-    index = NoveltyIndex(tokenizer=chosen.tokenizer, threshold=chosen.threshold, engine=chosen.engine)
-    index.add_many((task.id, task.instruction) for task in plan.seeds)
-    return index
 
 
 class _Guard:

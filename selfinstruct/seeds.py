@@ -11,14 +11,20 @@ from typing import Any
 
 from selfinstruct import resources
 from selfinstruct.errors import SeedError
-from selfinstruct.values import Instance, Task
+from selfinstruct.values import Dialogue, Instance, Task
 
 _SHAPE = '{"instruction": "...", "instances": [{"input": "", "output": "..."}], "is_classification": false}'
+_TOPIC = '{"topic": "...", "category": "..."}'
 
 
 def path_for(tag: str) -> Path | None:
     """Return the seed file of a language pack, the person's own before the shipped one, or None."""
     return resources.find("seeds", f"{tag}/tasks.jsonl")
+
+
+def topics_path_for(tag: str) -> Path | None:
+    """Return the topics of a language pack, the person's own before the shipped ones, or None."""
+    return resources.find("seeds", f"{tag}/topics.jsonl")
 
 
 def load_tasks(path: Path) -> tuple[Task, ...]:
@@ -44,13 +50,30 @@ def load_tasks(path: Path) -> tuple[Task, ...]:
     return tuple(tasks)
 
 
+def load_topics(path: Path) -> tuple[Dialogue, ...]:
+    """Read topics, one `{"topic": "...", "category": "..."}` a line: each a dialogue that has not begun.
+
+    Raises:
+        SeedError: missing file, bad JSON or a row that is not a topic, with file:line.
+    """
+    topics = []
+    for where, row in _rows(path, _TOPIC):
+        topic = row.get("topic") if isinstance(row, dict) else None
+        if not isinstance(topic, str) or not topic.strip():
+            raise SeedError(f"{where}: 'topic' must be a non-empty text; expected {_TOPIC}")
+        topics.append(Dialogue((), topic=topic.strip(), extra={"category": _text(where, row, "category")}))
+    if not topics:
+        raise SeedError(f"{path}: holds no topic; expected one JSON object a line: {_TOPIC}")
+    return tuple(topics)
+
+
 def digest(tasks: Sequence[Task]) -> str:
     """Return a hash of the tasks' content, for the run's fingerprint."""
     text = json.dumps([asdict(task) for task in tasks], ensure_ascii=True, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+def _rows(path: Path, shape: str = _SHAPE) -> Iterator[tuple[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -71,7 +94,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
             try:
                 yield f"{path}:{number}", json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise SeedError(f"{path}:{number}: not valid JSON ({error}); expected {_SHAPE}") from error
+                raise SeedError(f"{path}:{number}: not valid JSON ({error}); expected {shape}") from error
 
 
 def _task(where: str, row: Any) -> Task:

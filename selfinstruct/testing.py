@@ -11,6 +11,9 @@ from selfinstruct.values import Capabilities, Completion, Request, Usage
 
 Answer = str | Completion | BackendError
 
+ONE_STAGE = {"lanes": [{"key": "", "share": "1", "stages": ["tasks"]}]}
+"""What `RunStore.create` notes of a run whose only stage is called "tasks"."""
+
 
 @dataclass(slots=True)
 class Scripted:

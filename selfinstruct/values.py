@@ -50,6 +50,20 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool gave: `text` is what the model is shown, `reason` says why it `failed`.
+
+    `values` are what an answer that rests on it should state ("26", "1/3"), `items` the hits of a search.
+    """
+
+    text: str
+    failed: bool = False
+    reason: str = ""
+    values: tuple[str, ...] = ()
+    items: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a dialogue, or one message of a chat request.
 
@@ -126,7 +140,8 @@ class Sampling:
 class Request:
     """What is asked of a backend: chat `messages`, or a raw `prompt` to be continued.
 
-    `schema` is a JSON schema as JSON text, "" for free text. `nonce` keeps two samples of one
+    `schema` is a JSON schema as JSON text, "" for free text; `tools` are the tools the model may call, as JSON text of
+    OpenAI's list, "" for none. `nonce` keeps two samples of one
     prompt apart (stage, draw and call number), `seed` makes a server that can repeat itself do so.
     """
 
@@ -134,6 +149,7 @@ class Request:
     messages: tuple[Message, ...] = ()
     prompt: str | None = None
     schema: str = ""
+    tools: str = ""
     nonce: str = ""
     seed: int | None = None
 
@@ -182,6 +198,8 @@ class Capabilities:
     logprobs: bool = False
     llama_sampling: bool = False
     """min_p, top_k, repeat_penalty and repeat_last_n."""
+    tools: bool = False
+    """`tools` are offered to the model, and its calls come back as such."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,7 @@ def _completions(folder: Path) -> int:
     if not (folder / "run.sqlite").exists():
         return 0
     with RunView.open(folder) as view:
-        return view.summary("tasks").completions
+        return view.summary().completions
 
 
 def test_judging_again_needs_no_model(undisturbed: tuple[Path, list[tuple[str, str]]], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def test_the_interval_covers_the_truth() -> None:
         rng = random.Random(seed)
         found = forecast([draws(rng) for _ in range(40)], 1000)
         assert found is not None
-        accepted = tokens = requests = 0
+        accepted, tokens, requests = 0, 0.0, 0.0
         while accepted < 1000:
             more = draws(rng)
             accepted, tokens, requests = accepted + more.accepted, tokens + more.tokens, requests + more.requests

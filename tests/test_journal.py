@@ -31,7 +31,7 @@ def question(number: int) -> Request:
 
 
 def journal_of(store: RunStore, backend: Scripted, limits: Limits | None = None, **options: Any) -> Journal:
-    spent = store.view.summary("tasks")
+    spent = store.view.summary()
     budget = Budget(limits or Limits(), None, requests=spent.requests, tokens=spent.spent_tokens)
     journal = Journal(store, budget, backend.name, **options)
     journal.backend = journal.metered(backend)
@@ -47,7 +47,7 @@ def balanced(store: RunStore | RunView) -> Summary:
     """Every send is answered, failed, lost or still under way, and the completions are those of the answered."""
     view = store.view if isinstance(store, RunStore) else store
     states = dict(view._rows("SELECT state, count(*) FROM sends GROUP BY state"))
-    summary = view.summary("tasks")
+    summary = view.summary()
     assert summary.requests == sum(states.values())
     assert summary.completions == states.get("done", 0)
     assert summary.lost == states.get("lost", 0)
@@ -89,14 +89,14 @@ def test_the_books_balance_whatever_happens(
         assert journal.in_flight == 0
         await store.put_meta(after="all that was cut off while it was written")
         # Nothing stays reserved: what may have been billed stays at its worst, and the rest is what it came to.
-        assert journal.budget.tokens == store.view.summary("tasks").spent_tokens
-        assert journal.budget.requests == store.view.summary("tasks").requests
+        assert journal.budget.tokens == store.view.summary().spent_tokens
+        assert journal.budget.requests == store.view.summary().requests
         return backend, results
 
     with create(folder) as store:
         backend, results = asyncio.run(story(store))
         balanced(store)
-        assert store.view.summary("tasks").requests == len(backend.asked), "counted what never left, or left uncounted"
+        assert store.view.summary().requests == len(backend.asked), "counted what never left, or left uncounted"
     with RunView.open(folder) as view:
         summary = balanced(view)
         for number, result in enumerate(results):
@@ -134,7 +134,7 @@ def test_tokens_and_money_are_never_overrun_by_64_at_once(
         spent = sum(price.cost(usage.prompt_tokens, usage.completion_tokens) for usage in billed)
         assert sum(usage.prompt_tokens + usage.completion_tokens for usage in billed) <= tokens
         assert spent <= TEN * cents / 1000
-        assert len(billed) == len(backend.asked) == store.view.summary("tasks").requests
+        assert len(billed) == len(backend.asked) == store.view.summary().requests
 
     with create(folder) as store:
         asyncio.run(story(store))

@@ -18,10 +18,11 @@ from selfinstruct.budget import Budget, Limits
 from selfinstruct.errors import AccessDenied, RequestRefused, Stopped, WrongKey
 from selfinstruct.journal import Journal
 from selfinstruct.judge import Judge
-from selfinstruct.loop import Draw, Stage, TaskPool, grow
+from selfinstruct.loop import grow
 from selfinstruct.novelty import NoveltyIndex
+from selfinstruct.stages import Draw, Stage, TaskPool
 from selfinstruct.store import Commit, RunStore
-from selfinstruct.testing import Answer, Scripted
+from selfinstruct.testing import ONE_STAGE, Answer, Scripted
 from selfinstruct.values import Candidate, Instance, Message, Request, Sampling, Task
 
 SEEDS = tuple(Task(f"seed task number {n} about {w}", (Instance("", w),), id=f"s{n}") for n, w in enumerate("abcdef"))
@@ -54,7 +55,9 @@ async def stepwise(draw: Draw) -> list[Candidate]:
 
 
 def create(folder: Path) -> RunStore:
-    return RunStore.create(folder, config={"target": 0}, config_yaml="", fingerprint={}, seeds=SEEDS)
+    return RunStore.create(
+        folder, config={"target": 0}, config_yaml="", fingerprint={}, seeds={"": SEEDS}, notes=ONE_STAGE
+    )
 
 
 class World:
@@ -62,7 +65,7 @@ class World:
 
     def __init__(self, folder: Path, backend: Scripted, *, limits: Limits = Limits(), drain: bool = True) -> None:  # noqa: B008
         self.store = RunStore.open(folder) if (folder / "run.sqlite").exists() else create(folder)
-        spent = self.store.view.summary("tasks")
+        spent = self.store.view.summary()
         self.journal = Journal(
             self.store, Budget(limits, None, requests=spent.requests, tokens=spent.spent_tokens), backend.name, drain
         )
@@ -77,8 +80,8 @@ class World:
         concurrency: int = 4,
         stop_after: int | None = None,
     ) -> list[Commit]:
-        stage = Stage("tasks", draw, expected=2)  # type: ignore[arg-type]
-        pool = TaskPool(SEEDS, "tasks", self.store.view, self.store.view.accepted_draws("tasks"))
+        stage = Stage("tasks", draw, expected=2, seeds=SEEDS)  # type: ignore[arg-type]
+        pool = TaskPool(stage, self.store.view)
         index = NoveltyIndex(engine="numpy")
         index.add_many((task.id, task.instruction) for task in SEEDS)
         index.add_many((i, r.instruction) for i, r in self.store.view.accepted("tasks") if isinstance(r, Task))
@@ -89,8 +92,9 @@ class World:
             target=target,
             window=window,
             concurrency=concurrency,
+            items=None,
             pool=pool,
-            judge=Judge([], index),
+            judge=Judge([], {"subject": index}),
             journal=self.journal,
             store=self.store,
         )
@@ -199,7 +203,7 @@ def test_a_poisoned_draw_is_recorded_and_the_run_goes_on(tmp_path: Path) -> None
     assert [c.number for c in commits if c.state == "failed"] == [3]
     assert "no such thing" in (commits[3].error or "")
     assert len(world.dataset()) == 30
-    assert world.store.view.summary("tasks").failed_draws == 1
+    assert world.store.view.summary().failed_draws == 1
     world.store.close()
 
 
@@ -236,7 +240,7 @@ def test_closing_the_journal_waits_for_what_has_left(tmp_path: Path) -> None:
         world.journal.close(Stopped("enough"))
         with pytest.raises(Stopped, match="enough"):
             await work
-        journaled = world.store.view.summary("tasks").completions
+        journaled = world.store.view.summary().completions
         world.store.close()
         return sent, journaled
 
@@ -252,7 +256,7 @@ def test_an_embedded_models_requests_are_dropped_at_once(tmp_path: Path) -> None
         world.journal.close(Stopped("enough"))
         with pytest.raises(Stopped, match="enough"):
             await work
-        count = world.store.view.summary("tasks").completions
+        count = world.store.view.summary().completions
         world.store.close()
         return count
 

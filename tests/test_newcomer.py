@@ -19,6 +19,7 @@ from selfinstruct.formats.outputs import created
 from selfinstruct.models.cache import intact
 from selfinstruct.plan import plan
 from selfinstruct.store import RunStore, RunView, holds_run
+from selfinstruct.testing import ONE_STAGE
 from selfinstruct.values import Capabilities
 
 
@@ -30,7 +31,9 @@ def selfinstruct(*arguments: object, **streams: Any) -> subprocess.CompletedProc
 
 
 def create(folder: Path) -> RunStore:
-    return RunStore.create(folder, config={"recipe": "alpaca"}, config_yaml="a: 1\n", fingerprint={}, seeds=())
+    return RunStore.create(
+        folder, config={"recipe": "alpaca"}, config_yaml="a: 1\n", fingerprint={}, seeds={}, notes=ONE_STAGE
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,7 +128,7 @@ def test_a_prompt_of_ones_own_that_fails_is_named(
     path.write_text(template)
     monkeypatch.setenv("SELFINSTRUCT_HOME", str(tmp_path))
     with pytest.raises(PromptError, match=words) as caught:
-        prompts.load(["alpaca"], "en", "list", frozenset()).render()
+        prompts.load(["alpaca"], "en", {"": frozenset()})[""].render()
     assert str(path) in str(caught.value)
 
 

@@ -74,7 +74,7 @@ def test_a_step_that_was_never_asked_for_is_said_to_be_missing(endpoint: Endpoin
     assert done.returncode == 0, done.stderr
     assert len(endpoint.requests) == paid
     with RunView.open(tmp_path / "a") as view:
-        assert view.summary("tasks").rejected.get("unanswered", 0) > 0
+        assert view.summary().rejected.get("unanswered", 0) > 0
 
 
 def test_what_changes_the_question_is_refused(endpoint: Endpoint, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_ctrl_c_keeps_what_is_under_way_and_resume_goes_on(
         assert process.returncode == 130, talk
         sent = len(server.requests)
         with RunView.open(tmp_path / "r") as view:
-            summary = view.summary("tasks")
+            summary = view.summary()
         assert summary.completions == sent, "a request under way was thrown away"
         assert summary.state == "interrupted"
         resumed = selfinstruct("resume", tmp_path / "r")
@@ -384,4 +384,4 @@ def test_time_runs_out_while_nothing_is_answered(tmp_path: Path) -> None:
     assert done.returncode == 5, done.stderr
     assert "--max-time" in done.stderr
     with RunView.open(tmp_path / "r") as view:
-        assert view.summary("tasks").completions == 2, "what was under way is paid, and kept"
+        assert view.summary().completions == 2, "what was under way is paid, and kept"

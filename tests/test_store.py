@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from selfinstruct.errors import RunLocked, RunNotFound, StoreError
 from selfinstruct.store import Commit, RunStore, RunView, decision_from, record_from, writer
+from selfinstruct.testing import ONE_STAGE
 from selfinstruct.values import (
     Candidate,
     Comparison,
@@ -91,7 +92,8 @@ def create(folder: Path) -> RunStore:
         config={"target": 9},
         config_yaml="target: 9\n",
         fingerprint={"recipe": "x"},
-        seeds=[Task("one", id="s")],
+        seeds={"": [Task("one", id="s")]},
+        notes=ONE_STAGE,
     )
 
 
@@ -138,7 +140,7 @@ def everything(view: RunView) -> list[Any]:
     """Read all there is, through every public door."""
     found: list[Any] = [view.meta(key) for key in ("config", "fingerprint", "created", "state", "process", "nothing")]
     first, decided = view.next_draw("tasks")
-    found += [view.seeds(), view.summary("tasks"), first, decided, list(view.accepted("tasks"))]
+    found += [view.seeds(), view.summary(), first, decided, list(view.accepted("tasks"))]
     found += [view.accepted_count("tasks"), list(view.accepted_draws("tasks"))]
     for number in range(first):
         row = view.draw("tasks", number)
@@ -200,7 +202,7 @@ def test_any_exchange_comes_back_as_it_was(
         found = view.exchange(key)
         assert found is not None
         assert rebuilt(found[0]) == joined(request)
-        assert view.summary("tasks").requests == view.summary("tasks").completions == 1
+        assert view.summary().requests == view.summary().completions == 1
 
 
 def rebuilt(row: dict[str, Any]) -> Request:
@@ -289,7 +291,7 @@ def test_in_one_group_each_write_stands_or_falls_for_itself(
             assert (view.completion(f"k{n}") is not None) == (("journal", n) in steps)
             assert view.meta(f"meta{n}") == (n if ("meta", n) in steps else None)
         assert view.accepted_count("tasks") == 2 * len(committed)
-        assert view.summary("tasks").requests == 4 + sum(step == "send" for step, _ in steps)
+        assert view.summary().requests == 4 + sum(step == "send" for step, _ in steps)
 
 
 def test_a_closed_run_says_so_at_once(tmp_path: Path) -> None:
@@ -336,9 +338,9 @@ def test_a_database_that_can_not_be_opened_for_writing_leaves_nobody_waiting(
 def test_what_is_in_flight_at_the_end_is_lost_and_never_open(tmp_path: Path) -> None:
     with create(tmp_path / "r") as store:
         asyncio.run(store.send("k", 100, "2"))
-        assert store.view.summary("tasks").lost == 0
+        assert store.view.summary().lost == 0
     with RunView.open(tmp_path / "r") as view:
-        summary = view.summary("tasks")
+        summary = view.summary()
     assert (summary.requests, summary.lost, summary.spent_tokens, summary.spent_cost) == (1, 1, 100, "2")
 
 
@@ -575,7 +577,7 @@ def test_creating_fails_whole_and_can_be_tried_again(
         with pytest.raises(StoreError, match=r"free some space|make the folder"):
             create(tmp_path / "r")
     assert not lock_is_held(tmp_path / "r")
-    late = failing in ("_set_aside", "_sync_folder")  # by then the run is whole
+    late = failing in ("set_aside", "sync_folder")  # by then the run is whole
     with RunStore.open(tmp_path / "r") if late else create(tmp_path / "r") as store:
         asyncio.run(fill(store, range(2)))
         assert store.view.accepted_count("tasks") == 4
@@ -633,7 +635,7 @@ def test_the_clock_may_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with create(tmp_path / "r") as store:
         store.start()
         asyncio.run(fill(store, range(5)))
-        assert store.view.summary("tasks").state == "running"
+        assert store.view.summary().state == "running"
     assert Jumping.days > 5
     with RunView.open(tmp_path / "r") as view:
         whole(view)
@@ -653,7 +655,7 @@ def test_a_reader_sees_whole_draws_only_whenever_it_looks(tmp_path: Path) -> Non
                     whole(view)
                     looks.append(view.next_draw("tasks")[0])
                     view._connection.execute("COMMIT")
-                    assert view.summary("tasks").accepted % 2 == 0
+                    assert view.summary().accepted % 2 == 0
         except BaseException as fault:
             faults.append(fault)
 
@@ -688,7 +690,7 @@ def test_a_closed_run_can_be_read_on_a_read_only_disk(filled: Path, disk: tuple[
     remount("ro")
     with RunView.open(place / "run") as view:
         whole(view)
-        assert view.summary("tasks").accepted == 80
+        assert view.summary().accepted == 80
     with pytest.raises(StoreError, match="make the folder readable and writable"):
         RunStore.open(place / "run")
     with pytest.raises(StoreError, match="make the folder readable and writable"):

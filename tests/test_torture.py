@@ -107,7 +107,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
 
 def completions(folder: Path) -> int:
     with RunView.open(folder) as view:
-        return view.summary("tasks").completions
+        return view.summary().completions
 
 
 def fill_up(place: Path) -> Path:
@@ -125,7 +125,7 @@ def balanced(folder: Path) -> tuple[int, int, int]:
     """Check the books of a run nobody writes; return (requests, completions, lost)."""
     with RunView.open(folder) as view:
         states = dict(view._rows("SELECT state, count(*) FROM sends GROUP BY state"))
-        found = view.summary("tasks")
+        found = view.summary()
     assert "open" not in states
     assert found.requests == found.completions + found.lost + states.get("failed", 0)
     return found.requests, found.completions, found.lost
@@ -330,7 +330,7 @@ def test_a_signal_while_the_model_loads(tmp_path: Path, number: signal.Signals) 
     assert "selfinstruct resume r" in talk
     assert "Traceback" not in talk
     with RunView.open(tmp_path / "r") as view:
-        assert view.summary("tasks").state == "interrupted"
+        assert view.summary().state == "interrupted"
 
 
 def test_a_reader_of_the_talk_that_leaves_does_not_end_the_run(undisturbed: Dataset, tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_a_reader_of_the_talk_that_leaves_does_not_end_the_run(undisturbed: Data
         assert process.wait(timeout=100) == 0
     assert len(dataset(tmp_path / "r")) == len(undisturbed)
     with RunView.open(tmp_path / "r") as view:
-        assert (view.summary("tasks").state, view.summary("tasks").failed_draws) == ("done", 1)
+        assert (view.summary().state, view.summary().failed_draws) == ("done", 1)
 
 
 def test_a_broken_pipe_does_not_hide_an_interruption(tmp_path: Path) -> None:

@@ -25,7 +25,12 @@ _LLAMA = Capabilities(completions=True, json_schema=True, seed=True, logprobs=Tr
 
 async def openai(model: str, config: RunConfig) -> OpenAIBackend:
     """Any OpenAI-compatible server: api.openai.com, or the one of --base-url."""
-    return _hosted(model, config, None, Capabilities(json_schema=config.backend.base_url is None))
+    return _hosted(
+        model,
+        config,
+        None,
+        Capabilities(json_schema=config.backend.base_url is None, tools=config.backend.base_url is None),
+    )
 
 
 async def deepseek(model: str, config: RunConfig) -> OpenAIBackend:
@@ -148,6 +153,8 @@ def _client(model: str, config: RunConfig, address: str | None, key: str, known:
         known = replace(known, completions=settings.endpoint == "completions")
     if settings.json_schema is not None:
         known = replace(known, json_schema=settings.json_schema)
+    if settings.tools is not None:
+        known = replace(known, tools=settings.tools)
     return OpenAIBackend(
         model,
         name=config.model,

@@ -55,7 +55,7 @@ def encode(request: Request, model: str, capabilities: Capabilities) -> tuple[st
         body["seed"] = request.seed
     if capabilities.llama_sampling:
         body |= {name: value for name in LLAMA_SAMPLING if (value := getattr(sampling, name)) is not None}
-    schema = _schema(request.schema) if request.schema and capabilities.json_schema else None
+    schema = _json(request.schema, "schema") if request.schema and capabilities.json_schema else None
     wants_logprobs = sampling.logprobs and capabilities.logprobs
 
     if request.prompt is not None:
@@ -74,6 +74,8 @@ def encode(request: Request, model: str, capabilities: Capabilities) -> tuple[st
     if not request.messages:
         raise RequestRefused("the request has neither messages nor a prompt")
     body["messages"] = [_message(message) for message in request.messages]
+    if request.tools and capabilities.tools:
+        body["tools"] = _json(request.tools, "tools")
     if wants_logprobs:
         body["logprobs"] = True
     if schema is not None:
@@ -136,11 +138,11 @@ def decode(content: bytes, request: Request, *, secret: str = "") -> Completion:
     )
 
 
-def _schema(text: str) -> Any:
+def _json(text: str, what: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RequestRefused(f"the request's schema is not JSON ({error})") from None
+        raise RequestRefused(f"the request's {what} is not JSON ({error})") from None
 
 
 def _message(message: Message) -> dict[str, Any]:
@@ -154,6 +156,8 @@ def _message(message: Message) -> dict[str, Any]:
         ]
     if message.role == "tool":
         row["tool_call_id"] = message.tool_call_id
+        if message.name:
+            row["name"] = message.name
     return row
 
 

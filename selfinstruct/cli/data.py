@@ -42,9 +42,10 @@ def export(folder: Path, name: str | None, output: str | None, lossy: bool, as_j
             else {"jsonl": ".jsonl", "csv": ".csv", "parquet": ".parquet"}.get(chosen.layout, ".json")
         )
         target = output or str(folder / "export" / f"{chosen.name}{ending}")
-        accepted = (replace(record, id=record.id or id) for id, record in view.accepted("tasks"))
-        if view.accepted_count("tasks"):
-            _fits(view.accepted_at("tasks", 1)[1], chosen)
+        accepted = (replace(record, id=record.id or id) for id, record in view.dataset())
+        first = next(view.dataset(), None)
+        if first is not None:
+            _fits(first[1], chosen)
         report = formats.write(chosen, accepted, target, lossy=lossy)
     if as_json:
         click.echo(json.dumps(report.as_json(), ensure_ascii=False, indent=2), err=target == "-")

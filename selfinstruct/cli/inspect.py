@@ -24,7 +24,7 @@ def status(folder: Path, seeds: bool, as_json: bool) -> None:
     from selfinstruct.store import RunView
 
     with RunView.open(folder) as view:
-        found = view.summary("tasks")
+        found = view.summary()
         config = view.meta("config") or {}
         prices = (config.get("budget") or {}).get("prices")
         ahead = outlook(view, load_price(config.get("model", ""), Path(prices) if prices else None))
@@ -48,6 +48,10 @@ def status(folder: Path, seeds: bool, as_json: bool) -> None:
     ]
     for name, value in rows:
         click.echo(f"{name:<13} {value}")
+    if len(found.stages) > 1:
+        for name, stage in found.stages.items():
+            lost = sum(stage.rejected.values())
+            click.echo(f"  {name}: {stage.accepted} accepted, {lost} rejected, {stage.draws} draws")
     if found.rejected:
         click.echo("rejected by")
         for name, count in found.rejected.items():
@@ -88,6 +92,14 @@ def _trace_lines(origin: dict[str, Any]) -> list[str]:
         lines.append(f"  {verdict['filter']:<26} {verdict['verdict']}{': ' if measured else ''}{measured}")
     lines += ["", json.dumps(candidate["record"], ensure_ascii=False, indent=2)]
     for number, exchange in enumerate(origin["exchanges"], 1):
+        if "tool" in exchange:
+            result = exchange["result"]
+            lines += [
+                "",
+                f"── tool {number}: {exchange['tool']} {json.dumps(exchange['arguments'], ensure_ascii=False)}",
+            ]
+            lines += [f"failed: {result['reason']}" if result["failed"] else result["text"]]
+            continue
         request, completion = exchange["request"], exchange["completion"]
         lines += ["", f"── request {number} ({exchange['key']})"]
         lines += [f"{message['role']}> {message['content']}" for message in request.get("messages", [])]
@@ -108,6 +120,8 @@ def _trace_lines(origin: dict[str, Any]) -> list[str]:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting by its path.")
 def show(what: str, recipe: str, language: str | None, model: str | None, overrides: tuple[str, ...]) -> None:
     """Show the rendered prompt of a recipe; no request is made."""
+    from dataclasses import replace
+
     from selfinstruct import plugins
     from selfinstruct.config import parse_override
     from selfinstruct.plan import plan
@@ -118,7 +132,8 @@ def show(what: str, recipe: str, language: str | None, model: str | None, overri
     # Without a model the recipe's list prompt is meant: that is what any endpoint gets.
     given = {key: value for key, value in {"language": language, "model": model or "openai/any"}.items() if value}
     planned = plan([{"recipe": recipe}, given, *(parse_override(text) for text in overrides)], fetch=False)
-    click.echo(planned.recipe.preview(planned.brief(Capabilities(completions=True))))
+    for lane in planned.lanes:
+        click.echo(planned.recipe.preview(replace(lane.brief, capabilities=Capabilities(completions=True))))
 
 
 @click.command("list", epilog="Example: selfinstruct list recipes")

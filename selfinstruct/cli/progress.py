@@ -28,7 +28,8 @@ class Progress:
     def __init__(self, session: Session, *, quiet: bool) -> None:
         self._session = session
         self._quiet = quiet
-        summary = session.store.view.summary(session.stage)
+        summary = session.store.view.summary()
+        self._own = {lane.stages[-1] for lane in session.store.view.lanes()}
         self._at_start = summary
         self.accepted = summary.accepted
         self.candidates = summary.candidates
@@ -65,14 +66,15 @@ class Progress:
 
     def commit(self, commit: Commit) -> None:
         """Take note of a commit."""
+        own = commit.stage in self._own
         for decision in commit.decisions:
-            self.candidates += 1
+            self.candidates += own
             if decision.rejection is None:
-                self.accepted += 1
+                self.accepted += own
             else:
                 self.rejected[decision.rejection.filter] += 1
         if commit.state == "failed":
-            self.note(f"draw {commit.number} failed: {commit.error}")
+            self.note(f"{commit.stage}, draw {commit.number} failed: {commit.error}")
         now = time.monotonic()
         if not self._quiet and now - self._shown >= _EVERY:
             self._shown = now

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from selfinstruct.config import RunConfig
+from selfinstruct.journal import Tool
 from selfinstruct.languages import LanguagePack
-from selfinstruct.loop import Stage
 from selfinstruct.prompts import Prompt
-from selfinstruct.values import Capabilities, Sampling, Task
+from selfinstruct.stages import Stage
+from selfinstruct.values import Capabilities, Completion, Record, Sampling, Task
 
 
 @dataclass(frozen=True, slots=True)
 class Brief:
     """All that a recipe may know when it lays out its stages.
 
-    `style` is settled: "auto" is not left.
+    `style` is settled: "auto" is not left. `prompts` are those of the style by part. `items` are the records of the
+    person's input, or topics where the recipe starts from them, to be gone through `rounds` times. `tools` are open
+    while the run works.
     """
 
     config: RunConfig
     style: str
     pack: LanguagePack
-    prompt: Prompt
-    seeds: tuple[Task, ...]
-    capabilities: Capabilities
-    items: tuple[Task, ...] | None = None
+    prompts: Mapping[str, Prompt]
+    seeds: tuple[Task, ...] = ()
+    items: tuple[Record, ...] | None = None
+    rounds: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+    capabilities: Capabilities = field(default_factory=Capabilities)
+    tools: tuple[Tool, ...] = ()
+
+    @property
+    def prompt(self) -> Prompt:
+        """The first, and often the only, prompt of the style."""
+        return next(iter(self.prompts.values()))
 
     def sampling(self, preset: Sampling) -> Sampling:
         """Return a preset with the person's overrides."""
@@ -43,8 +54,11 @@ class Brief:
 class Recipe:
     """A named way of making records: stages, prompts, defaults.
 
-    `prompts` are the folders its wording is looked for in, `variables` what a prompt of each style
-    may use, `stages` lays the work out, `record` is the stage whose records are the dataset.
+    `prompts` are the folders its wording is looked for in. `variables` names the parts of each style's prompt and
+    what each may use: part "" is the file `TAG.j2`, part "answer" is `TAG.answer.j2`. `stages` lays the work out; the
+    last one's records are the dataset. `starts` says what it begins with: the language's seed tasks, its topics, or
+    an input that the person must give. `accepts` are the kinds of record it works through when it is given an input,
+    and `read` reads one. `options` are settings of its own with their default values.
     """
 
     name: str
@@ -52,9 +66,19 @@ class Recipe:
     source: str
     styles: tuple[str, ...]
     prompts: tuple[str, ...]
-    variables: Mapping[str, frozenset[str]]
+    variables: Mapping[str, Mapping[str, frozenset[str]]]
     stages: Callable[[Brief], tuple[Stage, ...]]
     preview: Callable[[Brief], str]
     export: str
-    takes_input: bool = False
+    starts: Literal["seeds", "topics", "input"] = "seeds"
+    accepts: tuple[type, ...] = ()
+    read: Callable[[str], Iterable[Record]] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+def truncated(completion: Completion) -> bool | None:
+    """Tell whether a completion was cut off; None when the server did not say."""
+    if not completion.finish_reason:
+        return None
+    return completion.finish_reason in {"length", "max_tokens", "content_filter"}

@@ -13,17 +13,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from selfinstruct.filters import DEFAULT_FILTERS
 from selfinstruct.languages import LanguagePack
-from selfinstruct.loop import Draw, Stage
 from selfinstruct.parsing import parse_task_json, parse_tasks, render_tasks
-from selfinstruct.recipes import Brief, Recipe
-from selfinstruct.values import Candidate, Completion, Instance, Message, Request, Sampling, Task
+from selfinstruct.recipes import Brief, Recipe, truncated
+from selfinstruct.stages import Draw, Stage
+from selfinstruct.values import Candidate, Completion, Instance, Message, Record, Request, Sampling, Task
 
 _FRAME = frozenset({"demonstrations", "language", "labels", "no_input", "first", "last", "count"})
 VARIABLES = {
-    "list": _FRAME,
-    "structured": _FRAME,
-    "stepwise": frozenset({"demonstrations", "language", "first", "first_word", "chat"}),
+    "list": {"": _FRAME},
+    "structured": {"structured": _FRAME},
+    "stepwise": {"stepwise": frozenset({"demonstrations", "language", "first", "first_word", "chat"})},
 }
 
 LIST = Sampling(max_tokens=3072, temperature=1.0, top_p=1.0)
@@ -107,7 +108,8 @@ def _listed(brief: Brief) -> Stage:
             return parse_task_json(completion.text, brief.pack, truncated=bool(truncated(completion)))
         return parse_tasks(completion.text, brief.pack, truncated=truncated(completion))
 
-    return Stage("tasks", draw, expected=0.6 * (config.tasks_per_request or 1))
+    expected = 0.6 * (config.tasks_per_request or 1)
+    return Stage("tasks", draw, expected, seeds=brief.seeds, filters=DEFAULT_FILTERS["list"], novelty=("subject",))
 
 
 def _stepwise(brief: Brief) -> Stage:
@@ -136,23 +138,23 @@ def _stepwise(brief: Brief) -> Stage:
         answer = await draw.complete(Request(answering, messages=(Message("user", instruction),)))
         return [_answered(candidate, instruction, answer, pack)]
 
-    return Stage("tasks", draw, expected=0.5)
+    return Stage("tasks", draw, 0.5, seeds=brief.seeds, filters=DEFAULT_FILTERS["stepwise"], novelty=("subject",))
 
 
-def _answers(brief: Brief, items: Sequence[Task]) -> Stage:
+def _answers(brief: Brief, items: Sequence[Record]) -> Stage:
     """Answer given instructions anew, as KoAlpaca did with translated ones; their old outputs are dropped."""
     sampling = brief.sampling(ANSWER)
 
     async def draw(draw: Draw) -> list[Candidate]:
-        assert draw.item is not None
         task = draw.item
+        assert isinstance(task, Task)
         given = task.instances[0].input if task.instances else ""
         asked = f"{task.instruction}\n\n{given}" if given else task.instruction
         answer = await draw.complete(Request(sampling, messages=(Message("user", asked),)))
         record = replace(task, instances=(Instance(given, answer.text.strip()),))
         return [Candidate(record, text=answer.text, truncated=truncated(answer) is True, logprob=answer.logprob)]
 
-    return Stage("tasks", draw, items=items)
+    return Stage("tasks", draw, items=items, filters=DEFAULT_FILTERS["answers"])
 
 
 def _shots(brief: Brief) -> tuple[Task, ...]:
@@ -217,13 +219,6 @@ def _as_json(tasks: Sequence[Task]) -> str:
     return json.dumps({"tasks": rows}, ensure_ascii=False, indent=1)
 
 
-def truncated(completion: Completion) -> bool | None:
-    """Tell whether a completion was cut off; None when the server did not say."""
-    if not completion.finish_reason:
-        return None
-    return completion.finish_reason in {"length", "max_tokens", "content_filter"}
-
-
 RECIPE = Recipe(
     name="alpaca",
     summary="grow a task pool from seed tasks, many new tasks per request (Stanford Alpaca)",
@@ -234,6 +229,6 @@ RECIPE = Recipe(
     stages=stages,
     preview=preview,
     export="alpaca",
-    takes_input=True,
+    accepts=(Task,),
     defaults={"tasks_per_request": 17, "demonstrations": {"seed": 3, "machine": 0}},
 )

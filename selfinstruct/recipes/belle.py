@@ -7,6 +7,7 @@ characters against everything accepted, as in every other recipe.
 from __future__ import annotations
 
 from selfinstruct.recipes import Recipe, alpaca
+from selfinstruct.values import Task
 
 RECIPE = Recipe(
     name="belle",
@@ -18,6 +19,6 @@ RECIPE = Recipe(
     stages=alpaca.stages,
     preview=alpaca.preview,
     export="belle",
-    takes_input=True,
+    accepts=(Task,),
     defaults={"language": "zh", "tasks_per_request": 7, "demonstrations": {"seed": 3, "machine": 0}},
 )

@@ -26,6 +26,7 @@ from selfinstruct.values import (
     Sampling,
     Task,
     ToolCall,
+    ToolResult,
     Usage,
 )
 
@@ -118,6 +119,11 @@ def completion_from(row: Mapping[str, Any]) -> Completion:
     """Turn a stored mapping back into the completion it was."""
     calls = tuple(ToolCall(**call) for call in row["tool_calls"])
     return Completion(**{**row, "usage": Usage(**row["usage"]), "tool_calls": calls})
+
+
+def result_from(row: Mapping[str, Any]) -> ToolResult:
+    """Turn a stored mapping back into the tool result it was."""
+    return ToolResult(**{**row, "values": tuple(row["values"]), "items": tuple(row["items"])})
 
 
 def record_text(record: Record) -> str:

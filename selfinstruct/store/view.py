@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import platform
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
+from selfinstruct import quota
 from selfinstruct.errors import RunNotFound, StoreError
-from selfinstruct.store.codec import completion_from, legible, number, parsed, record_from, task_from
+from selfinstruct.store.codec import completion_from, legible, number, parsed, record_from, result_from, task_from
 from selfinstruct.store.disk import DATABASE, born, check_version, connect_reader, explained
-from selfinstruct.values import Completion, Decision, Record, Task
+from selfinstruct.values import Completion, Decision, Record, Task, ToolResult
 
 # IS NOT NULL lets SQLite take the partial index; without it each commit would read every candidate of the run.
 LAST_ACCEPTED = "SELECT coalesce(max(accepted), 0) FROM candidates WHERE stage = ? AND accepted IS NOT NULL"
@@ -39,8 +42,34 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
+class Lane:
+    """A share of the dataset and the stages that make it, the last of which holds its records.
+
+    `key` is "" where a run has one lane only, else the language or category that the share is of.
+    """
+
+    key: str
+    share: Fraction
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StageSummary:
+    """Where a stage stands: every candidate it brought was accepted or is counted under a filter."""
+
+    draws: int
+    failed_draws: int
+    accepted: int
+    rejected: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
-    """Where a run stands. `requests` counts what was handed to the endpoint, `lost` those a crash cut off."""
+    """Where a run stands. `requests` counts what was handed to the endpoint, `lost` those a crash cut off.
+
+    `accepted` and `candidates` count the dataset's own stages, `rejected` and `draws` all stages; `stages` tells
+    them apart.
+    """
 
     state: str
     reason: str
@@ -58,6 +87,7 @@ class Summary:
     spent_tokens: int
     spent_cost: str
     seconds: float
+    stages: Mapping[str, StageSummary]
 
 
 class RunView:
@@ -107,9 +137,36 @@ class RunView:
         row = self._one("SELECT value FROM meta WHERE key = ?", (key,))
         return None if row is None else parsed(row[0], lambda value: value)
 
-    def seeds(self) -> tuple[Task, ...]:
-        """Return the seed tasks the run started from, in order."""
-        return tuple(parsed(text, task_from) for (text,) in self._rows("SELECT task FROM seeds ORDER BY position"))
+    def seeds(self, lane: str | None = None) -> tuple[Task, ...]:
+        """Return the seed tasks that the run, or a lane of it, started from, in order."""
+        query = "SELECT task FROM seeds WHERE lane = coalesce(?, lane) ORDER BY lane, position"
+        return tuple(parsed(text, task_from) for (text,) in self._rows(query, (lane,)))
+
+    def lanes(self) -> tuple[Lane, ...]:
+        """Return the shares of the dataset and the stages that make each."""
+        rows = self.meta("lanes") or []
+        with legible():
+            return tuple(Lane(row["key"], Fraction(row["share"]), tuple(row["stages"])) for row in rows)
+
+    def dataset(self) -> Iterator[tuple[str, Record]]:
+        """Yield (id, record) of the dataset: the records of each lane's last stage, in the order of their shares."""
+        lanes = self.lanes()
+        if not lanes:
+            return
+        rest = {which: self.accepted(lane.stages[-1]) for which, lane in enumerate(lanes)}
+        for which in quota.order([lane.share for lane in lanes]):
+            if which in rest:
+                found = next(rest[which], None)
+                if found is not None:
+                    yield found
+                    continue
+                del rest[which]
+            if not rest:
+                return
+
+    def dataset_count(self) -> int:
+        """Return how many records the dataset has."""
+        return sum(self.accepted_count(lane.stages[-1]) for lane in self.lanes())
 
     def completion(self, key: str) -> Completion | None:
         """Return the journaled completion of a request, or None."""
@@ -121,9 +178,21 @@ class RunView:
         row = self._one("SELECT request, completion FROM completions WHERE key = ?", (key,))
         return None if row is None else (parsed(row[0], dict), parsed(row[1], dict))
 
-    def journal_rows(self) -> Iterator[Any]:
-        """Yield the completions as they are stored, for another run to take over."""
-        return self._rows("SELECT * FROM completions")
+    def tool_result(self, key: str) -> ToolResult | None:
+        """Return the journaled result of a tool's call, or None."""
+        row = self._one("SELECT result FROM tool_results WHERE key = ?", (key,))
+        return None if row is None else parsed(row[0], result_from)
+
+    def tool_use(self, key: str) -> dict[str, Any] | None:
+        """Return (tool, arguments, result) of a tool's call as stored, or None."""
+        row = self._one("SELECT tool, arguments, result FROM tool_results WHERE key = ?", (key,))
+        return row and {"tool": row[0], "arguments": parsed(row[1], dict), "result": parsed(row[2], dict)}
+
+    def journal_rows(self, table: str) -> Iterator[Any]:
+        """Yield the rows of `completions` or `tool_results` as they are stored, for another run to take over."""
+        return self._rows(
+            {"completions": "SELECT * FROM completions", "tool_results": "SELECT * FROM tool_results"}[table]
+        )
 
     def next_draw(self, stage: str) -> tuple[int, int]:
         """Return the first draw not yet settled, and how many of its candidates are already decided."""
@@ -182,7 +251,7 @@ class RunView:
             WHERE d.stage = :stage AND d.state <> 'open'"""
         return self._rows(query, {"stage": stage})
 
-    def seed_use(self, stage: str) -> Iterator[tuple[str, int, int, int, int, int]]:
+    def seed_use(self, lane: str, stage: str) -> Iterator[tuple[str, int, int, int, int, int]]:
         """Yield (id, draws, candidates, accepted, duplicates, tokens) for each seed task that was shown.
 
         Duplicates are candidates rejected for being too near that very seed.
@@ -208,8 +277,9 @@ class RunView:
             LEFT JOIN brought ON brought.draw = shown.draw
             LEFT JOIN spent ON spent.draw = shown.draw
             LEFT JOIN copied ON copied.id = seeds.id
+            WHERE seeds.lane = :lane
             GROUP BY seeds.id ORDER BY seeds.position"""
-        return self._rows(query, {"stage": stage})
+        return self._rows(query, {"lane": lane, "stage": stage})
 
     def draw(self, stage: str, number: int) -> dict[str, Any] | None:
         """Return a draw's row as a plain mapping, or None."""
@@ -219,25 +289,24 @@ class RunView:
         with legible():
             return found | {key: parsed(found[key], list) for key in ("demonstrations", "requests")}
 
-    def summary(self, stage: str) -> Summary:
+    def summary(self) -> Summary:
         """Count what the run holds, and say whether its process lives."""
         with explained(self.folder / DATABASE):
             self._connection.execute("BEGIN")  # one snapshot for all counts
             try:
                 with legible():
-                    return self._summary(stage)
+                    return self._summary()
             finally:
                 self._connection.execute("COMMIT")
 
-    def _summary(self, stage: str) -> Summary:
-        rejected = self._rows(
-            "SELECT filter, count(*) FROM candidates WHERE stage = ? AND accepted IS NULL GROUP BY filter "
-            "ORDER BY 2 DESC, 1",
-            (stage,),
-        )
-        counts = {str(name): int(count) for name, count in rejected}
-        accepted = self.accepted_count(stage)
-        draws = self._one("SELECT count(*), coalesce(sum(state = 'failed'), 0) FROM draws") or (0, 0)
+    def _summary(self) -> Summary:
+        lanes = self.lanes()
+        stages = {name: self._stage_summary(name) for lane in lanes for name in lane.stages}
+        own = [stages[lane.stages[-1]] for lane in lanes]
+        rejected: Counter[str] = Counter()
+        for stage in stages.values():
+            rejected.update(stage.rejected)
+        accepted = sum(stage.accepted for stage in own)
         sends = self._one("SELECT count(*), coalesce(sum(state = 'lost'), 0), coalesce(sum(tokens), 0) FROM sends")
         sends = sends or (0, 0, 0)
         journal = self._one(
@@ -252,10 +321,10 @@ class RunView:
             reason=reason,
             target=int(self.meta("target") or config.get("target") or 0),
             accepted=accepted,
-            candidates=accepted + sum(counts.values()),
-            rejected=counts,
-            draws=draws[0],
-            failed_draws=draws[1],
+            candidates=accepted + sum(sum(stage.rejected.values()) for stage in own),
+            rejected=dict(sorted(rejected.items(), key=lambda pair: (-pair[1], pair[0]))),
+            draws=sum(stage.draws for stage in stages.values()),
+            failed_draws=sum(stage.failed_draws for stage in stages.values()),
             requests=sends[0],
             lost=sends[1],
             completions=journal[0],
@@ -264,6 +333,22 @@ class RunView:
             spent_tokens=sends[2],
             spent_cost=str(cost),
             seconds=float(self.meta("seconds") or 0.0),
+            stages=stages,
+        )
+
+    def _stage_summary(self, stage: str) -> StageSummary:
+        rejected = self._rows(
+            "SELECT filter, count(*) FROM candidates WHERE stage = ? AND accepted IS NULL GROUP BY filter "
+            "ORDER BY 2 DESC, 1",
+            (stage,),
+        )
+        query = "SELECT count(*), coalesce(sum(state = 'failed'), 0) FROM draws WHERE stage = ?"
+        draws = self._one(query, (stage,)) or (0, 0)
+        return StageSummary(
+            draws=draws[0],
+            failed_draws=draws[1],
+            accepted=self.accepted_count(stage),
+            rejected={str(name): int(count) for name, count in rejected},
         )
 
     def _state(self) -> tuple[str, str]:

@@ -40,11 +40,13 @@ from selfinstruct.store.disk import (
     write_atomically,
 )
 from selfinstruct.store.view import LAST_ACCEPTED, Commit, RunView
-from selfinstruct.values import Completion, Request, Task
+from selfinstruct.values import Completion, Request, Task, ToolResult
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE seeds (position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, task TEXT NOT NULL) STRICT;
+CREATE TABLE seeds (
+    lane TEXT NOT NULL, position INTEGER NOT NULL, id TEXT NOT NULL, task TEXT NOT NULL,
+    PRIMARY KEY (lane, position), UNIQUE (lane, id)) STRICT, WITHOUT ROWID;
 CREATE TABLE sends (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('open', 'done', 'failed', 'lost')),
@@ -55,6 +57,9 @@ CREATE TABLE completions (
     request TEXT NOT NULL, completion TEXT NOT NULL,
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
     seconds REAL NOT NULL, created TEXT NOT NULL) STRICT;
+CREATE TABLE tool_results (
+    key TEXT PRIMARY KEY, stage TEXT NOT NULL, draw INTEGER NOT NULL,
+    tool TEXT NOT NULL, arguments TEXT NOT NULL, result TEXT NOT NULL, created TEXT NOT NULL) STRICT;
 CREATE TABLE draws (
     stage TEXT NOT NULL, number INTEGER NOT NULL, item TEXT,
     state TEXT NOT NULL CHECK (state IN ('done', 'open', 'failed')),
@@ -71,6 +76,7 @@ CREATE INDEX candidates_rejected ON candidates (stage, filter) WHERE accepted IS
 
 
 _INSERT_COMPLETION = "INSERT OR IGNORE INTO completions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_RESULT = "INSERT OR IGNORE INTO tool_results VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 _Job = Callable[[sqlite3.Connection], Any]
 
@@ -148,9 +154,12 @@ class RunStore:
         config: Mapping[str, Any],
         config_yaml: str,
         fingerprint: Mapping[str, Any],
-        seeds: Sequence[Task],
+        seeds: Mapping[str, Sequence[Task]],
+        notes: Mapping[str, Any],
     ) -> Self:
         """Make a run in an empty or new folder and hold it.
+
+        `seeds` are the seed tasks by lane, `notes` whatever else readers ask `meta` for.
 
         Raises:
             RunLocked: another process holds it.
@@ -171,10 +180,16 @@ class RunStore:
                         for statement in SCHEMA.split(";\n"):
                             if statement.strip():
                                 connection.execute(statement)
-                        _put_meta(connection, {"config": config, "fingerprint": fingerprint, "created": _now()})
+                        _put_meta(
+                            connection, {**notes, "config": config, "fingerprint": fingerprint, "created": _now()}
+                        )
                         connection.executemany(
-                            "INSERT INTO seeds VALUES (?, ?, ?)",
-                            [(position, plain(task.id), dumps(asdict(task))) for position, task in enumerate(seeds)],
+                            "INSERT INTO seeds VALUES (?, ?, ?, ?)",
+                            [
+                                (lane, position, plain(task.id), dumps(asdict(task)))
+                                for lane, tasks in seeds.items()
+                                for position, task in enumerate(tasks)
+                            ],
                         )
                         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
                         connection.execute("COMMIT")
@@ -266,6 +281,13 @@ class RunStore:
 
         await self._put(job)
 
+    async def journal_tool(
+        self, key: str, stage: str, draw: int, tool: str, arguments: Mapping[str, Any], result: ToolResult
+    ) -> None:
+        """Record what a tool gave, durably: after this the call is never made again."""
+        row = (key, stage, draw, plain(tool), dumps(dict(arguments)), dumps(asdict(result)), _now())
+        await self._put(lambda connection: connection.execute(_INSERT_RESULT, row))
+
     async def commit(self, commit: Commit) -> None:
         """Settle a draw: its decisions, lineage and state, in one transaction."""
         await self._put(lambda connection: _commit(connection, commit))
@@ -279,22 +301,24 @@ class RunStore:
 
         await self._put(job)
 
-    def replace(self, stage: str, commits: Sequence[Commit]) -> None:
-        """Put these commits in the place of all of a stage's, in one transaction; the journal stays."""
+    def replace(self, stages: Sequence[str], commits: Sequence[Commit]) -> None:
+        """Put these commits in the place of all that these stages have, in one transaction; the journal stays."""
 
         def job(connection: sqlite3.Connection) -> None:
-            connection.execute("DELETE FROM candidates WHERE stage = ?", (stage,))
-            connection.execute("DELETE FROM draws WHERE stage = ?", (stage,))
+            for stage in stages:
+                connection.execute("DELETE FROM candidates WHERE stage = ?", (stage,))
+                connection.execute("DELETE FROM draws WHERE stage = ?", (stage,))
             for commit in commits:
                 _commit(connection, commit)
 
         self._do(job)
 
     def copy_journal(self, source: RunView) -> None:
-        """Take over every completion of another run."""
-        rows = source.journal_rows()
-        while batch := list(itertools.islice(rows, 1000)):
-            self._do(partial(_insert_completions, rows=batch))
+        """Take over every completion and tool result of another run."""
+        for table, insert in (("completions", _INSERT_COMPLETION), ("tool_results", _INSERT_RESULT)):
+            rows = source.journal_rows(table)
+            while batch := list(itertools.islice(rows, 1000)):
+                self._do(partial(_insert, statement=insert, rows=batch))
 
     def set_meta(self, **values: Any) -> None:
         """Store values such as state, config or seconds; returns when they are durable."""
@@ -461,8 +485,8 @@ def _commit(connection: sqlite3.Connection, commit: Commit) -> None:
     )  # fmt: skip
 
 
-def _insert_completions(connection: sqlite3.Connection, rows: Sequence[Any]) -> None:
-    connection.executemany(_INSERT_COMPLETION, rows)
+def _insert(connection: sqlite3.Connection, statement: str, rows: Sequence[Any]) -> None:
+    connection.executemany(statement, rows)
 
 
 def _check_whole(view: RunView, path: Path) -> None:

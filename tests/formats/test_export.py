@@ -13,6 +13,7 @@ from selfinstruct import formats
 from selfinstruct.cli.data import export
 from selfinstruct.errors import ConfigError, RunNotFound
 from selfinstruct.store import Commit, RunStore
+from selfinstruct.testing import ONE_STAGE
 from selfinstruct.values import Candidate, Decision, Instance, Rejection, Task
 
 
@@ -30,7 +31,7 @@ def run(tmp_path: Path) -> Path:
         for n, task in enumerate(tasks)
     )
     store = RunStore.create(
-        folder, config={"recipe": "alpaca"}, config_yaml="recipe: alpaca\n", fingerprint={}, seeds=()
+        folder, config={"recipe": "alpaca"}, config_yaml="recipe: alpaca\n", fingerprint={}, seeds={}, notes=ONE_STAGE
     )
     with store:
         asyncio.run(store.commit(Commit("tasks", 0, "done", decisions)))

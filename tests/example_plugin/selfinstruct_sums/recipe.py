@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from selfinstruct.loop import Draw, Stage
+from selfinstruct.filters import DEFAULT_FILTERS
 from selfinstruct.recipes import Brief, Recipe
+from selfinstruct.stages import Draw, Stage
 from selfinstruct.values import Candidate, Instance, Message, Rejection, Request, Sampling, Task
 
 _SAMPLING = Sampling(max_tokens=200, temperature=0.9)
@@ -35,7 +36,8 @@ def stages(brief: Brief) -> tuple[Stage, ...]:
         completion = await draw.complete(request)
         return [read(completion.text, truncated=completion.finish_reason == "length")]
 
-    return (Stage("tasks", draw, expected=0.8),)
+    kept = DEFAULT_FILTERS["list"]
+    return (Stage("tasks", draw, expected=0.8, seeds=brief.seeds, filters=kept, novelty=("subject",)),)
 
 
 def preview(brief: Brief) -> str:
@@ -49,7 +51,7 @@ SUMS = Recipe(
     source="the example plugin",
     styles=("list",),
     prompts=(str(Path(__file__).parent / "prompts"),),
-    variables={"list": frozenset({"first", "second", "shown"})},
+    variables={"list": {"": frozenset({"first", "second", "shown"})}},
     stages=stages,
     preview=preview,
     export="question-answer",
