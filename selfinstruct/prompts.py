@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,13 +46,19 @@ class Prompt:
             PromptError: the template fails while rendering; names it and the variable.
         """
         try:
-            return _ENVIRONMENT.from_string(self.source).render(**variables)
+            return _compiled(self.source).render(**variables)
         except jinja2.UndefinedError as error:
             raise PromptError(f"{self.path}: {error.message}; it may use: {', '.join(sorted(variables))}") from error
         except jinja2.TemplateError as error:
             raise PromptError(f"{self.path}: {error}") from error
         except Exception as error:  # the template's own code: whatever it raises is reported with its cause
             raise PromptError(f"{self.path}: fails while it is filled in: {type(error).__name__}: {error}") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(source: str) -> jinja2.Template:
+    """Return the template of a source: compiling it costs more than all else in a draw together."""
+    return _ENVIRONMENT.from_string(source)
 
 
 def load(recipes: Sequence[str], language: str, variables: Mapping[str, frozenset[str]]) -> dict[str, Prompt]:

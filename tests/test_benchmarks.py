@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from selfinstruct import prompts
 from selfinstruct.backends.governor import Governed
 from selfinstruct.languages import load_pack
 from selfinstruct.parsing import parse_tasks
@@ -124,6 +125,15 @@ def test_a_commit_does_not_read_every_candidate_of_the_run() -> None:
     finally:
         connection.close()
     assert ["COVERING INDEX candidates_accepted" in row[3] for row in plan] == [True]
+
+
+def test_a_prompt_is_compiled_once() -> None:
+    """Compiling it for each draw cost more processor time than all else in the draw."""
+    prompt = prompts.Prompt(Path("a.j2"), "en", "{{ word }} once, and no more")
+    prompt.render(word="Compiled")
+    before = prompts._compiled.cache_info().misses
+    assert prompt.render(word="Rendered") == "Rendered once, and no more"
+    assert prompts._compiled.cache_info().misses == before
 
 
 def seconds(requests: int, **limits: Any) -> float:
