@@ -293,6 +293,21 @@ def parse_override(text: str) -> dict[str, Any]:
     return settings
 
 
+def parse_shares(text: str) -> dict[str, str]:
+    """Read the shares of --quota, such as "zh=0.2,en=0.8".
+
+    Raises:
+        ConfigError: a part is not KEY=SHARE, or a key comes twice.
+    """
+    shares: dict[str, str] = {}
+    for part in text.split(","):
+        key, equals, share = (piece.strip() for piece in part.partition("="))
+        if not (key and equals and share) or key in shares:
+            raise ConfigError(f"--quota {text}: expected each key once with its share, such as zh=0.2,en=0.8")
+        shares[key] = share
+    return shares
+
+
 def dump(config: RunConfig) -> str:
     """Render the settings as YAML that `read` and `build` turn back into the same config."""
     return yaml.safe_dump(config.model_dump(mode="json"), allow_unicode=True, sort_keys=False)

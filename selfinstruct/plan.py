@@ -296,12 +296,12 @@ def _lanes(
         return tuple(lane(key, share, config.language, key) for key, share in shares.items())
     if items is not None:
         raise ConfigError("quota: shares by language are of what a recipe makes anew; an input has its own")
+    known = resources.folders("seeds")
     for key in shares:
-        known = resources.folders("seeds")
-        if categories and key not in known:
+        if key not in known and (categories or len(key.partition("-")[0]) > 3):
             close = difflib.get_close_matches(key, sorted(categories | set(known)), n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"the categories are {', '.join(sorted(categories))}"
-            raise ConfigError(f"quota: {key!r} is neither a language with topics nor a category of them; {hint}")
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(categories | set(known)))}"
+            raise ConfigError(f"quota: {key!r} is neither a language nor a category of the topics; {hint}")
     return tuple(lane(key, share, key) for key, share in shares.items())
 
 

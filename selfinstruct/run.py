@@ -130,8 +130,10 @@ class Session:
     ) -> None:
         config, view = self.plan.config, self.store.view
         changed = None if items is None else items.first_change(view.items(stage.name))
-        if changed is not None:  # rows came, went or moved: judge again from there, out of the journal
-            await self.store.rewind(stage.name, changed)
+        unanswered = None if items is None else view.first_unanswered(stage.name)
+        again = [number for number in (changed, unanswered) if number is not None]
+        if again:  # rows came, went or moved, or were let in by `refilter`: judge again from there, out of the journal
+            await self.store.rewind(stage.name, min(again))
             self._opened.pop(stage.name, None)
         if stage.name not in self._opened:
             self._opened[stage.name] = TaskPool(stage, view), self.judge(lane, stage)

@@ -17,7 +17,7 @@ import click
 from selfinstruct import plan as plans
 from selfinstruct.cli import say
 from selfinstruct.cli.progress import Progress
-from selfinstruct.config import parse_override, read
+from selfinstruct.config import parse_override, parse_shares, read
 from selfinstruct.errors import ConfigError, Interrupted, SelfInstructError, Stopped
 from selfinstruct.report import outlook, outlook_lines
 from selfinstruct.run import Session
@@ -74,6 +74,8 @@ _KNOB_KEYS = {
 @click.option("-l", "--language", metavar="TAG", help="BCP 47 tag [default: en, or the recipe's own].")
 @click.option("--seeds", metavar="FILE", help="Seed tasks of your own.")
 @click.option("--input", metavar="FILE", help="Input of recipes that work through one.")
+@click.option("--quota", metavar="KEY=SHARE,...", help="Shares by language or topic category, such as zh=0.2,en=0.8.")
+@click.option("--against", multiple=True, metavar="FILE", help="Reject what is near to this file; may be repeated.")
 @click.option("-c", "--config", type=click.Path(path_type=Path, dir_okay=False), help="YAML file with any setting.")
 @click.option("--seed", type=int, metavar="N", help="Seed of all randomness [default: 42].")
 @_knobs
@@ -84,10 +86,13 @@ def run(
     overrides: tuple[str, ...],
     pilot: int | None,
     quiet: bool,
+    quota: str | None,
+    against: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Start a run, or go on with it if the folder holds one with the same config."""
     layers = [read(config)] if config else []
+    options |= {"quota": quota and parse_shares(quota), "novelty.against": list(against) or None}
     layers += [{"recipe": recipe}, *_layers(options), *(parse_override(text) for text in overrides)]
     plan = plans.plan(layers)
     if output is None:

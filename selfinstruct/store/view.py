@@ -208,6 +208,12 @@ class RunView:
         """Yield the identity of each settled draw's item, in draw order."""
         return (str(item) for (item,) in self._rows("SELECT item FROM draws WHERE stage = ? ORDER BY number", (stage,)))
 
+    def first_unanswered(self, stage: str) -> int | None:
+        """Return the first draw with a candidate that `refilter` let through to a question never asked, or None."""
+        query = "SELECT min(draw) FROM candidates WHERE stage = ? AND accepted IS NULL AND filter = 'unanswered'"
+        row = self._one(query, (stage,))
+        return None if row is None or row[0] is None else number(row[0])
+
     def accepted_count(self, stage: str) -> int:
         """Return how many records of a stage were accepted."""
         row = self._one(LAST_ACCEPTED, (stage,))
