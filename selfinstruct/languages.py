@@ -20,7 +20,8 @@ Keys of a pack (all text; unknown or missing keys are refused):
     refusals              {match, phrases}: how an output that declines opens
     self_reference        {match, phrases}: the model speaking of itself
     needs_context         {match, phrases}: what points at a text that must then be in the input
-    other_language        {match, phrases}: what asks for an answer in another script (optional)
+    other_language        {match, phrases}: what asks for an answer in another language or script (optional)
+    confusions            languages (ISO 639) that a text in these scripts may be in instead (optional)
     sentence_ends, question_ends   the marks that end a sentence, a question
     first_words           forced first words of stepwise prompts, in rotation
     region_scripts        {REGION: SCRIPT}: regions that write the language in another script (optional)
@@ -33,7 +34,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -67,6 +68,7 @@ _COMPOUND_SCRIPTS = {
     "Hrkt": ("Hira", "Kana"),
     "Kore": ("Hang", "Hani"),
 }
+_TELLING_SCRIPTS = {"Jpan": ("Hira", "Kana"), "Kore": ("Hang",)}
 _SCRIPT_BY_NAME = {name: code for code, name in _SCRIPTS.items()}
 
 # Scripts written without spaces between words: each letter counts as a token of its own.
@@ -149,6 +151,7 @@ class LanguagePack:
     self_reference: Phrases = Phrases()
     needs_context: Phrases = Phrases()
     other_language: Phrases = Phrases()
+    confusions: tuple[str, ...] = ("en",)
     sentence_ends: tuple[str, ...] = (".", "!", "?", "…", "。", "！", "？", "।", "؟", "۔", "።", "။", "។")
     question_ends: tuple[str, ...] = ("?", "？", "؟", "՞", "፧")
     first_words: tuple[str, ...] = ()
@@ -175,7 +178,7 @@ class LanguagePack:
 
         Without a letter, or where the pack names no script, the share is 1.
         """
-        own = {part for code in self.scripts for part in _COMPOUND_SCRIPTS.get(code, (code,))}
+        own = own_scripts(self.scripts)
         letters = [script(char) for char in unicodedata.normalize("NFKC", text) if char.isalpha()]
         if not letters or not own:
             return 1.0, len(letters)
@@ -250,6 +253,7 @@ def read_pack(path: Path, tag: str) -> LanguagePack:
         self_reference=reader.phrases("self_reference"),
         needs_context=reader.phrases("needs_context"),
         other_language=reader.phrases("other_language", optional=True),
+        confusions=reader.languages("confusions"),
         sentence_ends=reader.texts("sentence_ends"),
         question_ends=reader.texts("question_ends"),
         first_words=reader.texts("first_words"),
@@ -293,6 +297,16 @@ def tokens(text: str) -> list[str]:
     if word:
         found.append(word)
     return found
+
+
+def own_scripts(codes: Iterable[str]) -> frozenset[str]:
+    """Return the scripts of single letters that ISO 15924 codes stand for: Jpan is Hani, Hira and Kana."""
+    return frozenset(part for code in codes for part in _COMPOUND_SCRIPTS.get(code, (code,)))
+
+
+def telling_scripts(codes: Iterable[str]) -> frozenset[str]:
+    """Return the scripts without which a sentence in these is unlikely: a Japanese one without kana is Chinese."""
+    return frozenset(part for code in codes for part in _TELLING_SCRIPTS.get(code, ()))
 
 
 @lru_cache(maxsize=16384)
@@ -447,6 +461,16 @@ class _Reader:
         codes = self.texts(key)
         for code in codes:
             self._known_script(key, code)
+        return codes
+
+    def languages(self, key: str) -> tuple[str, ...]:
+        if key not in self.data:
+            self.taken.append(key)
+            return ()
+        codes = self.texts(key, empty=True)
+        for code in codes:
+            if not re.fullmatch("[a-z]{2,3}", code):
+                raise self.fail(key, "language codes of ISO 639 such as pt or ms", code)
         return codes
 
     def region_scripts(self, key: str) -> tuple[tuple[str, str], ...]:

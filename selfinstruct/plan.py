@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selfinstruct import config as settings
-from selfinstruct import formats, plugins, prompts, quota, resources, seeds
+from selfinstruct import formats, identification, plugins, prompts, quota, resources, seeds
 from selfinstruct.budget import Price, load_price
 from selfinstruct.config import RunConfig
 from selfinstruct.errors import ConfigError, InputError, PluginError, RunMismatch
@@ -277,6 +277,11 @@ def _lanes(
                 f"there is no language pack for {pack.tag}: the English prompt names the language, and no word lists "
                 "apply"
             )
+        if pack.shipped and "en" in pack.confusions and identification.version(pack) == "none":
+            notices.append(
+                f"answers in English are not told from {pack.name}: the letters are the same. "
+                "pip install 'selfinstruct[lang]' adds what tells them"
+            )
         tasks = stored.get(key)
         if tasks is None:
             tasks = _seed_tasks(config, pack, notices) if recipe.starts == "seeds" and items is None else ()
@@ -314,6 +319,7 @@ def _content(lane: Lane) -> dict[str, Any]:
         f"content.seeds{mark}": seeds.digest(brief.seeds),
         f"content.prompt{mark}": next(iter(wording.values())) if len(wording) == 1 else wording,
         f"content.language_pack{mark}": _digest(asdict(brief.pack)),
+        f"identifier{mark}": identification.version(brief.pack),
     }
 
 
