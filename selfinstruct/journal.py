@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 from selfinstruct.backends import Backend
 from selfinstruct.budget import Budget, Worst
@@ -67,6 +68,7 @@ class Journal:
     _stop: Stopped | None = field(default=None, init=False)
     _pause: Stopped | None = field(default=None, init=False)
     _tickets: dict[int, _Ticket] = field(default_factory=dict, init=False)
+    _asking: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary, init=False)
 
     async def complete(self, stage: str, draw: int, request: Request) -> Completion:
         """Return the completion of a request, from the journal or from the backend.
@@ -82,9 +84,17 @@ class Journal:
         ticket = _Ticket(stage, draw, asyncio.current_task(), key)
         token = _current.set(ticket)
         try:
-            return await self._unless_closed(ticket, lambda: self.backend.complete(request))
+            return await self._unless_closed(ticket, lambda: self._ask(key, request))
         finally:
             _current.reset(token)
+
+    async def _ask(self, key: str, request: Request) -> Completion:
+        """Ask the backend, unless another draw is asking the same: then wait for what it is told."""
+        lock = self._asking.setdefault(key, asyncio.Lock())
+        others = lock.locked()
+        async with lock:
+            known = self.store.view.completion(key) if others else None
+            return known or await self.backend.complete(request)
 
     async def use(self, stage: str, draw: int, key: str, tool: Tool, arguments: Mapping[str, Any]) -> ToolResult:
         """Return what a tool gives, from the journal or by running it.

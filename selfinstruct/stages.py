@@ -175,9 +175,13 @@ class Draw:
         """Say which tasks the prompt shows, where the recipe chose them itself."""
         self.shown = tuple(tasks)
 
-    async def complete(self, request: Request) -> Completion:
-        """Ask the backend; the same call of the same draw is never asked twice."""
-        nonce = f"{self._label}/{len(self.requests)}"
+    async def complete(self, request: Request, *, shared: bool = False) -> Completion:
+        """Ask the backend; the same call of the same draw is never asked twice.
+
+        Two draws that ask in the same words get an answer each, unless the request is `shared`: then the run has one
+        answer to it, whichever draw asks first.
+        """
+        nonce = f"{self._seed}/shared" if shared else f"{self._label}/{len(self.requests)}"
         seed = int.from_bytes(hashlib.sha256(nonce.encode()).digest()[:4]) >> 1
         request = replace(request, nonce=nonce, seed=seed)
         self.requests.append(request.key(self._journal.model))

@@ -149,6 +149,44 @@ def test_a_request_that_was_answered_is_never_asked_again(tmp_path: Path) -> Non
     assert len(backend.asked) == 20
 
 
+@settings(max_examples=40 * MORE, deadline=None)
+@given(seed=st.integers(0, 10**6), refusals=st.integers(0, 3), moment=st.none() | st.integers(0, 30))
+def test_draws_that_ask_the_same_at_once_send_it_once(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, refusals: int, moment: int | None
+) -> None:
+    rng = random.Random(seed)
+
+    def answer(request: Request) -> Answer:
+        tries = [asked.nonce for asked in backend.asked].count(request.nonce)
+        return RequestRefused("not yet", status=400) if tries <= refusals else f"answer {tries}"
+
+    backend = Scripted(answer, delay=lambda _: rng.random() * 0.002)
+
+    async def story(store: RunStore) -> list[Any]:
+        journal = journal_of(store, backend)
+        asking = asyncio.gather(
+            *(journal.complete("tasks", draw, question(draw % 3)) for draw in range(24)), return_exceptions=True
+        )
+        if moment is not None:
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            journal.close(Stopped("enough"))
+        return list(await asking)
+
+    with create(tmp_path_factory.mktemp("shared") / "r") as store:
+        results = asyncio.run(story(store))
+        summary = balanced(store)
+        assert summary.completions <= 3
+        if moment is None:
+            assert (summary.completions, len(backend.asked)) == (3, 3 * (refusals + 1))
+            # Who asked before it was answered heard the refusal; everybody else the one answer.
+            assert [getattr(each, "text", "") for each in results].count(f"answer {refusals + 1}") == 24 - 3 * refusals
+        for draw, result in enumerate(results):
+            assert isinstance(result, Completion | RequestRefused | Stopped)
+            if isinstance(result, Completion):
+                assert result == store.view.completion(question(draw % 3).key("scripted/model"))
+
+
 @settings(max_examples=30 * MORE, deadline=None)
 @given(moment=st.integers(0, 30))
 def test_closing_at_any_moment_neither_loses_nor_sends_more(
