@@ -270,14 +270,15 @@ def no_tokens(pack: LanguagePack) -> Filter:
 
 @_filter("AlpacaDataCleaned: 28 empty outputs in Alpaca's release, and N/A outputs")
 def empty_output(pack: LanguagePack) -> Filter:
-    """Reject an empty output, or one that only says that there is none ("N/A")."""
+    """Reject an empty output, or one that only says that there is none ("N/A") where that was no answer to choose."""
     none = {_plain(spelling) for spelling in pack.no_output}
 
     def judge(task: Task, candidate: Candidate) -> Verdict:
         for case in task.instances:
             if not case.output.strip():
                 return "empty", {}
-            if _plain(case.output) in none and _plain(case.output):
+            said = _plain(case.output)
+            if said and said in none and said not in _plain(task.instruction + case.input):
                 return "says_none", {"output": case.output[:40]}
         return None
 

@@ -425,3 +425,12 @@ def test_the_research_data_is_mostly_accepted() -> None:
         seed = Task(row["instruction"], tuple(Instance(**case) for case in row["instances"]))
         kept += all(check(Candidate(seed)) is None for _, check in filters)
     assert kept >= 0.95 * len(rows)
+
+
+@pytest.mark.parametrize(("tag", "label"), [("en", "Not applicable"), ("zh", "不适用"), ("ja", "該当なし")])
+def test_that_there_is_none_is_an_answer_where_the_task_offers_it(tag: str, label: str) -> None:
+    rejects("empty_output", task("Name two moons of Jupiter.", "", label), "says_none", tag)
+    assert (
+        judge("empty_output", task(f"Choose: open, closed, {label}.", "the case was never filed", label), tag) is None
+    )
+    assert judge("empty_output", task("Choose one of the classes.", f"open / closed / {label}", label), tag) is None
