@@ -11,12 +11,11 @@ What a draw is given is in `stages`, how the stages of a recipe feed each other 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 
-from selfinstruct.errors import BadReply, RequestRefused, Stopped
+from selfinstruct.errors import BadReply, RequestRefused, SelfInstructError, Stopped
 from selfinstruct.journal import Journal
 from selfinstruct.judge import Judge
 from selfinstruct.stages import Draw, Items, Stage, TaskPool
@@ -36,26 +35,26 @@ async def grow(
     judge: Judge,
     journal: Journal,
     store: RunStore,
+    check: Callable[[Commit], None] = lambda commit: None,
 ) -> AsyncGenerator[Commit]:
     """Grow the pool to `target` accepted records, yielding each commit once it is durable.
 
     Called again on the same store it goes on where the last commit was; answers that are in the
-    journal are not asked for again.
+    journal are not asked for again. `check` sees each commit before the next draw is judged, and may end the stage.
 
     Raises:
-        Stopped: a budget is spent or the journal was closed.
-        BackendError: the endpoint is gone or denies access. All earlier draws are committed.
+        Stopped: a budget is spent, the journal was closed, or `check` says so. What came before is committed.
+        BackendError: the endpoint is gone or denies access, or `check` says so. What came before is committed.
     """
-    first, decided = store.view.next_draw(stage.name)
+    number, decided = store.view.next_draw(stage.name)
     running: dict[int, asyncio.Task[Sequence[Candidate]]] = {}
     draws: dict[int, Draw] = {}
-    launched = first
+    launched = number
     slots = asyncio.Semaphore(concurrency)
     last = math.inf if items is None else len(items)
+    end: SelfInstructError | None = None
     try:
-        for number in itertools.count(first):
-            if pool.accepted >= target or number == last:
-                return
+        while end is None and pool.accepted < target and number < last:
             while launched < min(last, number + _ahead(stage, pool, number, target, window)):
                 draw = draws[launched] = Draw(
                     stage.name, launched, seed, pool, pool.as_of(launched - window), judge, journal
@@ -64,11 +63,25 @@ async def grow(
                     draw.item, draw.identity = items[launched], items.identity(launched)
                 running[launched] = asyncio.create_task(_run(stage, draw, slots))
                 launched += 1
-            commit = await _outcome(draws.pop(number), running.pop(number), judge, decided, target - pool.accepted)
-            await store.commit(commit)
-            pool.extend(number, commit.decisions)
-            decided = 0
-            yield commit
+            # One transaction takes in all that is there: with one for each, the disk's milliseconds would be the limit.
+            commits: list[Commit] = []
+            try:
+                while not commits or (pool.accepted < target and _is_done(running.get(number))):
+                    draw = draws.pop(number)
+                    commit = await _outcome(draw, running.pop(number), judge, decided, target - pool.accepted)
+                    pool.extend(number, commit.decisions)
+                    commits.append(commit)
+                    number, decided = number + 1, 0
+                    check(commit)
+                    await asyncio.sleep(0)  # judging takes its time, and others have answers to read
+            except SelfInstructError as error:
+                end = error
+            if commits:
+                await store.commit(*commits)
+            for commit in commits:
+                yield commit
+        if end is not None:
+            raise end
     except asyncio.CancelledError:
         for task in running.values():
             task.cancel()
@@ -77,6 +90,10 @@ async def grow(
         # What has left the house is waited for: it is paid, and goes into the journal.
         with journal.closed(Stopped("the stage has ended")):
             await asyncio.gather(*running.values(), return_exceptions=True)
+
+
+def _is_done(task: asyncio.Task[Sequence[Candidate]] | None) -> bool:
+    return task is not None and task.done()
 
 
 async def _run(stage: Stage, draw: Draw, slots: asyncio.Semaphore) -> Sequence[Candidate]:

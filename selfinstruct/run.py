@@ -138,7 +138,6 @@ class Session:
         if stage.name not in self._opened:
             self._opened[stage.name] = TaskPool(stage, view), self.judge(lane, stage)
         pool, judge = self._opened[stage.name]
-        guard = _Guard(config)
         commits = loop.grow(
             stage,
             seed=config.seed,
@@ -150,11 +149,11 @@ class Session:
             judge=judge,
             journal=self.journal,
             store=self.store,
+            check=_Guard(config).check,
         )
         async with aclosing(commits):
             async for commit in commits:
                 on_commit(commit)
-                guard.check(commit)
                 await self._keep_time()
 
     def _end_in_time(self) -> None:

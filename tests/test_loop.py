@@ -79,6 +79,7 @@ class World:
         window: int = 8,
         concurrency: int = 4,
         stop_after: int | None = None,
+        check: Callable[[Commit], None] = lambda commit: None,
     ) -> list[Commit]:
         stage = Stage("tasks", draw, expected=2, seeds=SEEDS)  # type: ignore[arg-type]
         pool = TaskPool(stage, self.store.view)
@@ -97,6 +98,7 @@ class World:
             judge=Judge([], {"subject": index}),
             journal=self.journal,
             store=self.store,
+            check=check,
         )
         async with aclosing(run):
             async for commit in run:
@@ -261,3 +263,37 @@ def test_an_embedded_models_requests_are_dropped_at_once(tmp_path: Path) -> None
         return count
 
     assert asyncio.run(story()) == 0
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_what_a_check_ends_ends_at_the_same_draw_however_many_answers_are_there(
+    tmp_path: Path, concurrency: int
+) -> None:
+    """Draws that have come back meanwhile go into one transaction; none after the one that ends the stage is in it."""
+
+    def fifth(commit: Commit) -> None:
+        if commit.number == 5:
+            raise Stopped("enough")
+
+    # The first answer comes last: by then all the others are there.
+    world = World(tmp_path / "run", Scripted(words, lambda request: 0.2 if "/0/" in request.nonce else 0.0))
+    with pytest.raises(Stopped, match="enough"):
+        asyncio.run(world.grow(1000, concurrency=concurrency, check=fifth))
+    assert world.store.view.next_draw("tasks") == (6, 0)
+    world.store.close()
+
+
+def test_answers_that_are_there_share_a_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path / "run", Scripted(words, lambda request: 0.2 if "/0/" in request.nonce else 0.0))
+    sizes: list[int] = []
+    commit = world.store.commit
+
+    async def counted(*commits: Commit) -> None:
+        sizes.append(len(commits))
+        await commit(*commits)
+
+    monkeypatch.setattr(world.store, "commit", counted)
+    commits = asyncio.run(world.grow(20, concurrency=8))
+    assert sum(sizes) == len(commits)
+    assert max(sizes) > 4
+    world.store.close()

@@ -288,9 +288,14 @@ class RunStore:
         row = (key, stage, draw, plain(tool), dumps(dict(arguments)), dumps(asdict(result)), _now())
         await self._put(lambda connection: connection.execute(_INSERT_RESULT, row))
 
-    async def commit(self, commit: Commit) -> None:
-        """Settle a draw: its decisions, lineage and state, in one transaction."""
-        await self._put(lambda connection: _commit(connection, commit))
+    async def commit(self, *commits: Commit) -> None:
+        """Settle draws: their decisions, lineage and state, all in one transaction."""
+
+        def job(connection: sqlite3.Connection) -> None:
+            for commit in commits:
+                _commit(connection, commit)
+
+        await self._put(job)
 
     async def rewind(self, stage: str, number: int) -> None:
         """Forget the draws from `number` on, keeping the journal: they will be judged again from it."""
