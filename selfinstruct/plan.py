@@ -143,7 +143,11 @@ def plan(
     """
     recipe = _recipe(layers)
     chosen = settings.build([recipe.defaults, *layers])
-    profile, digest = _model(chosen.model, fetch=fetch)
+    provider, model = plugins.split_model(chosen.model)
+    if fetch:
+        plugins.load("backends", provider)  # a wrong name is told before there is a run folder made with it
+    # A model known by name is fetched last, when all that costs nothing is checked.
+    profile, digest = _model(provider, model, fetch=fetch and model not in REGISTRY)
     style = chosen.style
     if style == "auto":
         style = profile.style if profile and profile.style in recipe.styles else recipe.styles[0]
@@ -154,6 +158,7 @@ def plan(
     if chosen.concurrency > chosen.window:
         notices.append(f"concurrency {chosen.concurrency} is held to the window of {chosen.window}; see --set window=N")
     lanes = _lanes(chosen, recipe, profile, stored or {}, notices)
+    price = _price(chosen)
     planned = Plan(
         config=chosen,
         recipe=recipe,
@@ -167,12 +172,14 @@ def plan(
             "tokenizer": tokenizer(chosen.novelty.tokenizer).version,
         }
         | {key: value for lane in lanes for key, value in _content(lane).items()},
-        price=_price(chosen),
+        price=price,
         notices=tuple(dict.fromkeys(notices)),
     )
     for lane in lanes:
         for stage in planned.stages(lane):
             planned.filters(lane, stage)  # a wrong name or parameter is said now, before anything is opened
+    if fetch and model in REGISTRY:
+        _model(provider, model, fetch=True)
     return planned
 
 
@@ -408,11 +415,8 @@ def _seed_tasks(config: RunConfig, pack: LanguagePack, notices: list[str]) -> tu
     return seeds.load_tasks(path)
 
 
-def _model(name: str, *, fetch: bool) -> tuple[Profile | None, str]:
+def _model(provider: str, model: str, *, fetch: bool) -> tuple[Profile | None, str]:
     """Return what is known of a local model, and its file's digest; nothing for models behind an address."""
-    provider, model = plugins.split_model(name)
-    if fetch:
-        plugins.load("backends", provider)  # a wrong name is told before there is a run folder made with it
     if provider != "llama.cpp":
         return None, ""
     if not fetch:
