@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,11 +29,12 @@ Source = str | os.PathLike[str] | IO[bytes]
 
 
 class _Chained(io.RawIOBase):
-    """Bytes already read, then the rest of a stream."""
+    """Bytes already read, then the rest of a stream; damage of a compressed one ends it, and is remembered."""
 
-    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
+    def __init__(self, head: bytes, rest: IO[bytes], damage: str = "") -> None:
         self._head = memoryview(head)
         self._rest = rest
+        self.damage = damage
 
     def readable(self) -> bool:
         return True
@@ -43,9 +45,22 @@ class _Chained(io.RawIOBase):
             buffer[:count] = self._head[:count]
             self._head = self._head[count:]
             return count
-        data = self._rest.read(len(buffer))
+        if self.damage:
+            return 0
+        data, self.damage = _read(self._rest, len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+
+def _read(stream: IO[bytes], size: int) -> tuple[bytes, str]:
+    """Read from a stream, and what is wrong with it when it is compressed and damaged."""
+    # read1 gives what there is; read would lose what comes before the damage.
+    read = getattr(stream, "read1", stream.read)
+    damages: tuple[type[Exception], ...] = (EOFError, gzip.BadGzipFile, zlib.error, *_zstd_errors())
+    try:
+        return read(size), ""
+    except damages as error:
+        return b"", f"the compressed file is damaged or cut: {error}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +70,16 @@ class OpenFile:
     name: str
     head: bytes
     container: Container
-    stream: IO[bytes]
+    stream: io.BufferedReader
 
     def items(self, container: Container | None = None) -> Iterator[Item]:
-        """Read the rows; a row that can't be read is an item with a fault."""
-        container = container or self.container
-        if container == "JSON lines":
-            return scan.lines(self.stream)
-        if container == "CSV":
-            return _csv_items(self.stream)
-        if container == "Parquet":
-            return _parquet_items(self.stream)
-        return scan.values(self.stream)
+        """Read the rows; what can't be read, and a damaged end, is an item with a fault."""
+        readers = {"JSON lines": scan.lines, "CSV": _csv_items, "Parquet": _parquet_items}
+        last = Item(0)
+        for last in readers.get(container or self.container, scan.values)(self.stream):
+            yield last
+        if damage := cast(_Chained, self.stream.raw).damage:
+            yield Item(last.place + 1, fault=damage)
 
 
 @contextlib.contextmanager
@@ -87,37 +100,49 @@ def opened(source: Source) -> Iterator[OpenFile]:
             raw = sys.stdin.buffer if isinstance(source, str | os.PathLike) else source
             name = "standard input" if raw is sys.stdin.buffer else str(getattr(raw, "name", "input"))
         head, stream = _peek(raw)
+        # Not without end: there are archives that hold themselves.
         for _ in range(3):
-            inner = _decompressed(name, head, stream)
-            if inner is None:
-                break
-            try:
+            if (inner := _decompressed(name, head, stream)) is not None:
                 head, stream = _peek(inner)
-            except (OSError, EOFError) as error:
-                raise InputError(f"{name}: damaged compressed file: {error}") from None
+        if not head and (damage := cast(_Chained, stream.raw).damage):
+            raise InputError(f"{name}: {damage}")
         if head.startswith(b"\xef\xbb\xbf"):
             stream.read(3)
             head = head[3:]
         yield OpenFile(name, head, container(name, head), stream)
 
 
-def _peek(raw: IO[bytes]) -> tuple[bytes, IO[bytes]]:
-    head = b""
-    while len(head) < HEAD and (more := raw.read(HEAD - len(head))):
+def _peek(raw: IO[bytes]) -> tuple[bytes, io.BufferedReader]:
+    head, more, damage = b"", b"?", ""
+    while more and len(head) < HEAD:
+        more, damage = _read(raw, HEAD - len(head))
         head += more
-    return head, io.BufferedReader(_Chained(head, raw), scan.CHUNK)
+    return head, io.BufferedReader(_Chained(head, raw, damage), scan.CHUNK)
 
 
-def _decompressed(name: str, head: bytes, stream: IO[bytes]) -> IO[bytes] | None:
+def _decompressed(name: str, head: bytes, stream: io.BufferedReader) -> IO[bytes] | None:
     if head.startswith(b"\x1f\x8b"):
         return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
     if head.startswith(b"\x28\xb5\x2f\xfd"):
-        try:
-            import zstandard
-        except ImportError:
-            raise InputError(f"{name}: reading .zst needs: pip install 'selfinstruct[zstd]'") from None
-        return cast(IO[bytes], zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True))
+        return cast(IO[bytes], zstd(name).ZstdFile(stream))
     return None
+
+
+def zstd(name: str) -> Any:
+    """Return the standard library's zstd, or its backport.
+
+    Raises:
+        InputError: this Python has neither.
+    """
+    for module in ("compression.zstd", "backports.zstd"):
+        with contextlib.suppress(ImportError):
+            return import_module(module)
+    raise InputError(f"{name}: .zst needs: pip install 'selfinstruct[zstd]'")
+
+
+def _zstd_errors() -> tuple[type[Exception], ...]:
+    loaded = [sys.modules.get(module) for module in ("compression.zstd", "backports.zstd")]
+    return tuple(module.ZstdError for module in loaded if module is not None)
 
 
 def container(name: str, head: bytes) -> Container:
@@ -150,7 +175,8 @@ def container(name: str, head: bytes) -> Container:
     first = start.partition(b"\n")[0]
     if b"," in first or b"\t" in first:
         return "CSV"
-    raise InputError(f"{name}: expected JSON lines, a JSON array, CSV or Parquet, found {first[:40]!r}")
+    found = first[:40].decode(errors="replace")
+    raise InputError(f'{name}: expected JSON lines, a JSON array, CSV or Parquet, found "{found}"')
 
 
 def _alone(line: bytes) -> bool:
@@ -178,7 +204,8 @@ def _csv_items(stream: IO[bytes]) -> Iterator[Item]:
         if header is None:
             header = row
             if len(set(header)) != len(header):
-                raise InputError(f"line {place}: a column name is there twice in the header")
+                yield Item(place, fault=f"a column name is there twice in the header: {', '.join(header)}")
+                return
             continue
         if not row:
             continue
@@ -208,20 +235,19 @@ def pyarrow() -> Any:
 
 def _parquet_items(stream: IO[bytes]) -> Iterator[Item]:
     arrow = pyarrow()
+    place = 0
     with tempfile.TemporaryFile() as seekable:
         # The table of contents is at the end, so a stream is laid down first.
         shutil.copyfileobj(stream, seekable, scan.CHUNK)
         seekable.seek(0)
         try:
-            table = arrow.parquet.ParquetFile(seekable)
-        except arrow.ArrowInvalid as error:
-            raise InputError(f"damaged Parquet file: {error}") from None
-        place = 0
-        with table:
-            for batch in table.iter_batches(1024):
-                for row in batch.to_pylist():
-                    place += 1
-                    yield Item(place, _bare(row))
+            with arrow.parquet.ParquetFile(seekable) as table:
+                for batch in table.iter_batches(1024):
+                    for row in batch.to_pylist():
+                        place += 1
+                        yield Item(place, _bare(row))
+        except (arrow.ArrowException, OSError) as error:
+            yield Item(place + 1, fault=f"damaged Parquet file: {error}")
 
 
 def _bare(value: Any) -> Any:

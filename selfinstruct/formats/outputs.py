@@ -15,7 +15,7 @@ from typing import IO, Any, Protocol, cast
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats.format import Format, Layout, Row
-from selfinstruct.formats.inputs import pyarrow
+from selfinstruct.formats.inputs import pyarrow, zstd
 
 
 class RowWriter(Protocol):
@@ -204,11 +204,7 @@ def _compressed(target: Path, raw: IO[bytes]) -> Iterator[IO[bytes]]:
         with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as zipped:
             yield cast(IO[bytes], zipped)
     elif target.suffix == ".zst":
-        try:
-            import zstandard
-        except ImportError:
-            raise InputError(f"{target}: writing .zst needs: pip install 'selfinstruct[zstd]'") from None
-        with zstandard.ZstdCompressor().stream_writer(raw, closefd=False) as packed:
+        with zstd(str(target)).ZstdFile(raw, "w") as packed:
             yield cast(IO[bytes], packed)
     else:
         yield raw

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from selfinstruct.errors import InputError
 CHUNK = 1 << 20
 LONGEST_ROW = 64 << 20
 """Bytes (JSON lines) or characters (JSON) of one row; a longer one is a fault of the file, not a record."""
+DEEPEST_ROW = 250
+"""Arrays and objects inside one another; a tree of replies takes two a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,15 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError(f"the number {number} is too large")
+    return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_float=_finite)
+_TOO_DEEP = f"nested deeper than {DEEPEST_ROW} levels: no record"
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -51,7 +62,8 @@ def parse(source: str) -> Any:
     """Read one JSON value.
 
     Raises:
-        InputError: with the reason: not JSON, a key twice, NaN, nested too deep, not Unicode, not UTF-8.
+        InputError: with the reason: not JSON, a key twice, NaN, a number too large, nested too deep, not Unicode,
+            not UTF-8.
     """
     try:
         # Undecodable bytes come here as lone surrogates (surrogateescape); they can't be encoded.
@@ -65,17 +77,28 @@ def parse(source: str) -> Any:
     try:
         value = _DECODER.decode(source)
     except json.JSONDecodeError as error:
-        raise InputError(f"not JSON: {error.msg} at character {error.pos + 1}") from None
+        raise InputError(f"not JSON: {error.msg.removesuffix(' at')} at character {error.pos + 1}") from None
     except RecursionError:
-        raise InputError("nested too deep to be a record") from None
+        raise InputError(_TOO_DEEP) from None
     except ValueError as error:
         raise InputError(str(error)) from None
+    if source.count("{") + source.count("[") > DEEPEST_ROW and depth(value) > DEEPEST_ROW:
+        raise InputError(_TOO_DEEP)
     if _ESCAPED_SURROGATE.search(source):
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise InputError("holds half of a surrogate pair (\\ud800 to \\udfff), which is not Unicode text") from None
     return value
+
+
+def depth(value: Any) -> int:
+    """Return how many arrays and objects are inside one another at the deepest place."""
+    level, found = [value], 0
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        found += 1
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return found
 
 
 def item(place: int, source: str) -> Item:

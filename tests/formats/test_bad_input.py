@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from selfinstruct import formats
 from selfinstruct.convert import convert
 from selfinstruct.errors import InputError
 from selfinstruct.formats import scan
+from selfinstruct.formats.inputs import zstd
 
 ROW = '{"instruction": "a", "input": "", "output": "b"}'
 LINE = ROW.encode() + b"\n"
@@ -30,6 +33,8 @@ BAD_LINES = {
     "GB18030": '{"instruction": "你好", "output": "b"}\n'.encode("gb18030"),
     "NUL bytes": b"\x00\x00\x00\x00\n",
     "nested deep": b'{"instruction": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n",
+    "nested": b'{"instruction": ' + b'{"a": [' * 126 + b"]}" * 126 + b"}\n",
+    "number out of range": b'{"instruction": 1e999}\n',
     "huge number": b'{"instruction": ' + b"1" * 5000 + b"}\n",
     "raw tab in a string": b'{"instruction": "a\tb", "output": "b"}\n',
 }
@@ -44,7 +49,9 @@ REASONS = {
     "half a surrogate": "half of a surrogate pair",
     "GB18030": "not UTF-8 .* iconv",
     "NUL bytes": "not JSON",
-    "nested deep": "nested too deep",
+    "nested deep": "nested deeper than 250 levels",
+    "nested": "nested deeper than 250 levels",
+    "number out of range": "the number 1e999 is too large",
     "huge number": "integer|number",
     "raw tab in a string": "not JSON: Invalid control character",
 }
@@ -86,7 +93,8 @@ def test_bom_crlf_blank_lines_and_line_separators_are_no_faults(tmp_path: Path) 
         (ROW.encode("utf-16"), "UTF-16"),
         (b"<!DOCTYPE html><html></html>", "web page"),
         (b"just words\n", "expected JSON lines"),
-        (gzip.compress(LINE * 100)[:60], "damaged compressed file"),
+        (gzip.compress(LINE * 100)[:60], "it may be cut"),
+        (gzip.compress(LINE)[:10], "the compressed file is damaged or cut"),
         (b"PAR1 and nothing else", "damaged Parquet"),
     ],
 )
@@ -95,6 +103,36 @@ def test_what_is_no_data_file_is_told(content: bytes, message: str, tmp_path: Pa
     path.write_bytes(content)
     with pytest.raises(InputError, match=message):
         list(formats.read(path))
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, zstd("x").compress], ids=["gzip", "zstd"])
+@pytest.mark.parametrize("how", ["cut", "damaged"])
+def test_the_rows_before_a_damage_are_read_and_it_is_told(
+    packed: Callable[[bytes], bytes], how: str, tmp_path: Path
+) -> None:
+    # Random letters: hardly compressed, so that the damage is in the middle and not in the first block.
+    letters = random.Random(0)
+    texts = ["".join(letters.choices("abcdefghijklmnopqrstuvwxyz", k=400)) for _ in range(20_000)]
+    content = b"".join(b'{"instruction": "%s", "output": "b"}\n' % text.encode() for text in texts)
+    whole = bytearray(packed(content))
+    middle = len(whole) // 2
+    whole[middle : middle + 64 if how == "damaged" else None] = b"\xff" * (64 if how == "damaged" else 0)
+    (tmp_path / "x").write_bytes(whole)
+    bad: list[formats.BadRow] = []
+    good = [record.instruction for record in formats.read(tmp_path / "x", "alpaca", on_bad=bad.append)]  # type: ignore[union-attr]
+    assert good[:8000] == texts[:8000]
+    assert "the compressed file is damaged or cut" in bad[-1].reason
+    with pytest.raises(InputError, match=r"x:\d+: "):
+        list(formats.read(tmp_path / "x", "alpaca"))
+
+
+def test_a_damaged_parquet_file_and_a_csv_with_a_double_column_are_told(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("input,input\na,b\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"x\.csv:1: a column name is there twice"):
+        list(formats.read(tmp_path / "x.csv", "bianque"))
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(InputError, match=r"x\.parquet:1: damaged Parquet"):
+        list(formats.read(tmp_path / "x.parquet", "messages"))
 
 
 def test_a_missing_file_is_told() -> None:
