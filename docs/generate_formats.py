@@ -8,7 +8,7 @@ from pathlib import Path
 
 from selfinstruct import formats
 from selfinstruct.cleaning import STEPS
-from selfinstruct.formats.about import PROBES, becomes, example_rows
+from selfinstruct.formats.about import LAYOUTS, PROBES, becomes
 from selfinstruct.formats.format import Format
 from selfinstruct.verify import CHECKS
 
@@ -44,20 +44,14 @@ RUN = {
 
 def section(format: Format) -> list[str]:
     """Return the lines about one format."""
-    rows = example_rows(format)
+    rows = format.rows([format.example])
     kinds = ", ".join(sorted(kind.__name__.lower() for kind in format.kinds))
-    layout = {
-        "json": "JSON array",
-        "jsonl": "JSON lines",
-        "object": "one JSON object",
-        "csv": "CSV",
-        "parquet": "Parquet",
-    }[format.layout]
+    layout = LAYOUTS[format.layout]
     lines = [f"## {format.name}", "", f"{format.summary}.", ""]
     lines += [f"- written as: {layout}" + (" (a folder with train.json and eval.json)" if format.directory else "")]
     lines += [
         f"- holds: {kinds}",
-        f"- keys: {', '.join(f'`{key}`' for key in format.keys) or 'none (each row is an array)'}",
+        f"- keys: {', '.join(f'`{key}`' for key in format.keys)}",
     ]
     lines += [f"- rules: {format.works}"] if format.works else []
     if format.beside is not None:

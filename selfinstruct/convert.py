@@ -15,7 +15,7 @@ from selfinstruct import formats
 from selfinstruct.cleaning import Cleaner, Count, cleaner
 from selfinstruct.errors import InputError
 from selfinstruct.formats.outputs import created
-from selfinstruct.values import Record
+from selfinstruct.values import Comparison, Dialogue, Record, Task
 
 
 @dataclass(slots=True)
@@ -38,6 +38,7 @@ class Conversion:
     rows_out: int = 0
     refused: int = 0
     reduced: int = 0
+    renumbered: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
     ignored: Counter[str] = field(default_factory=Counter)
@@ -121,9 +122,7 @@ def convert(
             def refuse(refusal: formats.Refusal) -> None:
                 place = _place(reading, refusal, chosen)
                 if not lossy:
-                    raise InputError(
-                        f"{place}: {refusal.reason}; --lossy writes what {chosen.name} can hold and lists the rest"
-                    )
+                    raise InputError(f"{place}: {refusal.reason}; {_way_on(refusal.record, chosen)}")
                 losses.add(place, refusal.reason, written=refusal.written, record=refusal.record)
 
             steps.on_dropped = lambda record, step: losses.add(
@@ -134,10 +133,23 @@ def convert(
             result.records, result.ignored = reading.records, reading.ignored
         result.written, result.rows_out = report.written, report.rows
         result.refused, result.reduced = report.refused_count, report.reduced_count
+        result.renumbered = report.renumbered
         result.reasons, result.labels = report.reasons, report.labels
         result.cleaned = steps.counts
         result.lost = str(side) if losses.used else ""
+        if side is not None and not losses.used and not lost:
+            # What an earlier conversion to the same target lost.
+            side.unlink(missing_ok=True)
     return result
+
+
+def _way_on(record: Record, target: formats.Format) -> str:
+    # Tasks and dialogues may become one another; a comparison and those never.
+    if target.kinds & ({Comparison} if isinstance(record, Comparison) else {Task, Dialogue}):
+        return f"--lossy writes what {target.name} can hold and lists the rest"
+    kind = type(record)
+    names = [name for name in formats.names() if kind in formats.get(name).kinds]
+    return f"formats for {kind.__name__.lower()}s: {', '.join(names)}"
 
 
 def _beside(target: Path) -> Path:

@@ -218,10 +218,8 @@ def verify(
 
 def _broken(format: formats.Format, record: Record) -> str:
     """Return the rule of its own format that a record breaks, or ""."""
-    if format.group_records is not None:
-        return ""
     try:
-        format.encode(record)
+        format.rows([record])
     except InputError as error:
         return str(error)
     return ""

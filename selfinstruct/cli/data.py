@@ -215,6 +215,8 @@ def convert(
         _talk(f"  {name}: {count.changed} changed, {count.dropped} dropped, {count.added} added")
     _talk(f"{result.written} records written in {result.rows_out} rows")
     _talk(f"{result.refused} refused, {result.reduced} not whole")
+    if result.renumbered:
+        _talk(f"  {result.renumbered} with a number behind the id, which was there before")
     for reason, number in result.reasons.most_common(10):
         _talk(f"  {number}: {reason}")
     for label, number in sorted(result.labels.items()):

@@ -141,6 +141,12 @@ def show(what: str, recipe: str, language: str | None, model: str | None, overri
 @_as_json
 def list_(kind: str, as_json: bool) -> None:
     """List what there is, plugins included."""
+    if kind == "formats" and not as_json:
+        from selfinstruct import formats
+        from selfinstruct.formats.about import card
+
+        click.echo("\n\n".join(card(formats.get(name)) for name in formats.names()))
+        return
     rows = _LISTS[kind]()
     if as_json:
         click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
@@ -165,12 +171,9 @@ def _recipes() -> list[dict[str, Any]]:
 
 def _formats() -> list[dict[str, Any]]:
     from selfinstruct import formats
+    from selfinstruct.formats.about import describe
 
-    return [
-        {"format": name, "layout": found.layout, "summary": found.summary}
-        for name in formats.names()
-        for found in [formats.get(name)]
-    ]
+    return [describe(formats.get(name)) for name in formats.names()]
 
 
 def _backends() -> list[dict[str, Any]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats import shape
-from selfinstruct.formats.format import Format, Row
+from selfinstruct.formats.format import Format
 from selfinstruct.values import Comparison, Dialogue, Instance, Message, Record, Response, Task, ToolCall
 
 # One record of each kind with everything that may be lost; what a format does with them is measured, not told.
@@ -22,9 +23,24 @@ PROBES: dict[str, Record] = {
     "tool turns": Dialogue(
         (
             Message("user", "2*3?"),
-            Message("assistant", "", "", (ToolCall("Calculate", '{"expression": "2*3"}'),)),
-            Message("tool", "6"),
+            Message("assistant", "", "", (ToolCall("Calculate", '{"expression": "2*3"}', "a1"),)),
+            Message("tool", "6", name="Calculate", tool_call_id="a1"),
             Message("assistant", "It is 6."),
+        ),
+        id="d1",
+    ),
+    "parallel tool calls": Dialogue(
+        (
+            Message("user", "2*3, and who wrote Faust?"),
+            Message(
+                "assistant",
+                "",
+                "One sum, one search.",
+                (ToolCall("Calculate", '{"expression": "2*3"}'), ToolCall("Search", '{"query": "Faust author"}')),
+            ),
+            Message("tool", "6", name="Calculate"),
+            Message("tool", "<|1|>: 'Goethe'", name="Search"),
+            Message("assistant", "6; Goethe."),
         ),
         id="d1",
     ),
@@ -37,9 +53,7 @@ def becomes(format: Format, record: Record) -> str:
     """Return what writing the record in the format loses: "whole", labels, parts, or "refused"."""
     try:
         parts = shape.split(record, format.kinds)
-        rows = format.encode(parts) if format.group_records else [row for part in parts for row in format.encode(part)]
-        back = format.decode(rows) if format.group_rows else [found for row in rows for found in format.decode(row)]
-        loss = shape.compare(record, back)
+        loss = shape.compare(record, format.records(format.rows(parts)))
     except InputError as error:
         return f"refused: {error}"
     if loss.corrupt:
@@ -49,9 +63,13 @@ def becomes(format: Format, record: Record) -> str:
     return f"without {', '.join(loss.labels)}" if loss.labels else "whole"
 
 
-def example_rows(format: Format) -> list[Row]:
-    """Return the format's example as rows."""
-    return format.encode([format.example] if format.group_records else format.example)
+LAYOUTS = {
+    "json": "JSON array",
+    "jsonl": "JSON lines",
+    "object": "one JSON object",
+    "csv": "CSV",
+    "parquet": "Parquet",
+}
 
 
 def describe(format: Format) -> dict[str, Any]:
@@ -64,6 +82,26 @@ def describe(format: Format) -> dict[str, Any]:
         "keys": list(format.keys),
         "rules": format.works,
         "source": format.source,
-        "example": example_rows(format),
+        "example": format.rows([format.example]),
         "becomes": {name: becomes(format, record) for name, record in PROBES.items()},
     }
+
+
+def card(format: Format) -> str:
+    """Return what `describe` says as lines of text."""
+    told = describe(format)
+    shape = LAYOUTS[format.layout] + (" (a folder with train.json and eval.json)" if format.directory else "")
+    lines = {
+        "shape": f"{shape} of {', '.join(f'{kind}s' for kind in told['holds'])}",
+        "keys": ", ".join(told["keys"]),
+        "rules": told["rules"],
+        "example": "\n".join(json.dumps(row, ensure_ascii=False) for row in told["example"]),
+        **told["becomes"],
+    }
+    width = max(map(len, lines)) + 2
+    body = [
+        f"  {name if first else '':<{width}}{line}"
+        for name, text in lines.items()
+        for first, line in zip((True, *(False for _ in text)), text.split("\n"), strict=False)
+    ]
+    return "\n".join([f"{format.name}: {format.summary}", *body])

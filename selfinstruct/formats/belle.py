@@ -6,11 +6,11 @@ import re
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats import alpaca
-from selfinstruct.formats.format import Format, Row, fields, has, strings, text
-from selfinstruct.formats.shape import pairs, user_text
-from selfinstruct.formats.sharegpt import conversation, turn_rows
-from selfinstruct.formats.transcript import alternating, turns
-from selfinstruct.values import Comparison, Dialogue, Instance, Message, Record, Response, Task
+from selfinstruct.formats.format import Format, Row, fields, has, identity, strings, text
+from selfinstruct.formats.shape import pairs, two, user_text
+from selfinstruct.formats.sharegpt import TURN_KEYS, content_id, conversation, turn_rows
+from selfinstruct.formats.turns import alternating, turns
+from selfinstruct.values import Comparison, Dialogue, Instance, Message, Record, Task
 
 _TURN = re.compile(r"(?:\A|\n)(Human|Assistant)[:：]")
 
@@ -74,14 +74,12 @@ def _matches_multiturn(row: Row) -> int:
 
 def _decode_conversations(row: Row) -> list[Record]:
     row = fields(row)
-    return [Dialogue(conversation(row, {"human": "user", "assistant": "assistant"}), id=text(row, "id", ""))]
+    return [Dialogue(conversation(row, {"human": "user", "assistant": "assistant"}), id=identity(row, "id"))]
 
 
 def _encode_conversations(dialogue: Dialogue) -> list[Row]:
-    if not dialogue.id:
-        raise InputError("BELLE's 3.5M set needs an id on every dialogue")
-    rows = turn_rows(alternating(dialogue), {"user": "human", "assistant": "assistant"})
-    return [{"id": dialogue.id, "conversations": rows}]
+    turns = turn_rows(alternating(dialogue), {"user": "human", "assistant": "assistant"})
+    return [{"id": dialogue.id or content_id(turns), "conversations": turns}]
 
 
 def _matches_conversations(row: Row) -> int:
@@ -93,8 +91,7 @@ def _matches_conversations(row: Row) -> int:
 
 def _decode_reward(row: Row) -> list[Record]:
     row = fields(row)
-    chosen, rejected = text(row, "chosen"), text(row, "rejected")
-    return [Comparison(text(row, "prompt", ""), (Response(chosen, rank=0), Response(rejected, rank=1)))]
+    return [Comparison(text(row, "prompt", ""), two(text(row, "chosen"), text(row, "rejected")))]
 
 
 def _encode_reward(comparison: Comparison) -> list[Row]:
@@ -159,12 +156,13 @@ FORMATS = (
         source="card of BelleGroup/train_3.5M_CN",
         layout="jsonl",
         kinds=frozenset({Dialogue}),
-        keys=("id", "conversations"),
+        keys=("id", *TURN_KEYS),
         decode=_decode_conversations,
         encode=_encode_conversations,
         matches=_matches_conversations,
         example=Dialogue((Message("user", "你好"), Message("assistant", "你好！")), id="66182880"),
-        works="id on every dialogue and never twice; user first, assistant last, strictly in turn, no empty turn",
+        works="unique ids (made of content when missing, numbered when there before); user first, assistant last, "
+        "strictly in turn, no empty turn",
         unique="id",
     ),
     Format(
@@ -177,7 +175,7 @@ FORMATS = (
         decode=_decode_reward,
         encode=_encode_reward,
         matches=lambda row: 2 * strings(row, "chosen", "rejected"),
-        example=Comparison("写一句问候。", (Response("您好，很高兴见到您。", rank=0), Response("喂", rank=1))),
+        example=Comparison("写一句问候。", two("您好，很高兴见到您。", "喂")),
         works="one response strictly better than the other",
     ),
 )

@@ -10,10 +10,10 @@ from typing import Any
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats.format import Format, Row, fields, has, kind, text
-from selfinstruct.formats.messages import ROLES, message_rows, read_messages
-from selfinstruct.formats.preferences import as_dialogue, labelled, plain_prompt, two
-from selfinstruct.formats.shape import pairs
-from selfinstruct.formats.transcript import alternating
+from selfinstruct.formats.messages import MESSAGE_KEYS, ROLES, message_rows, read_messages
+from selfinstruct.formats.preferences import labelled
+from selfinstruct.formats.shape import pairs, plain_prompt, prompt_dialogue, said, two
+from selfinstruct.formats.turns import alternating
 from selfinstruct.values import Comparison, Dialogue, Message, Record, Response
 
 
@@ -49,9 +49,8 @@ def _encode_colossal(dialogue: Dialogue) -> list[Row]:
 
 
 def _colossal_context(comparison: Comparison) -> list[dict[str, str]]:
-    prompt = as_dialogue(comparison.prompt)
-    alternating(Dialogue((*prompt.messages, Message("assistant", "-"))))
-    return _colossal_rows(prompt.system, prompt.messages)
+    prompt = prompt_dialogue(comparison.prompt)
+    return _colossal_rows(prompt.system, alternating(prompt, "user"))
 
 
 def _colossal_prompt(value: Any) -> str | Dialogue:
@@ -67,9 +66,7 @@ def _colossal_answer(value: Any) -> str:
 
 
 def _reply(response: Response) -> dict[str, str]:
-    if not response.content.strip():
-        raise InputError("a response is empty")
-    return {"from": "assistant", "content": response.content}
+    return {"from": "assistant", "content": said(response)}
 
 
 def _decode_colossal_preference(row: Row) -> list[Record]:
@@ -112,17 +109,15 @@ def _from_content(row: Row, key: str) -> bool:
     return isinstance(value, list) and bool(value) and all(has(turn, "from", "content") for turn in value)
 
 
+def _keys(*names: str) -> tuple[str, ...]:
+    return tuple(key for name in names for key in (name, f"{name}.from", f"{name}.content"))
+
+
 _CHAT = Dialogue(
     (Message("user", "Say hello in French."), Message("assistant", "Bonjour!")), system="You are a translator."
 )
 _BETTER = Comparison("Name a planet.", two("Mars.", "The Sun."))
 _GOOD = Comparison("Name a planet.", (Response("Mars.", score=1.0),))
-_MESSAGES_RULES = (
-    "user first, then in turn, assistant last; tool results follow their call; no empty turn; final role names "
-    "(TRL does not map human and gpt)"
-)
-
-
 FORMATS = (
     Format(
         name="colossalai",
@@ -130,7 +125,7 @@ FORMATS = (
         source="ColossalAI applications/ColossalChat coati/dataset/tokenization_utils.py",
         layout="jsonl",
         kinds=frozenset({Dialogue}),
-        keys=("messages",),
+        keys=_keys("messages"),
         decode=_decode_colossal,
         encode=_encode_colossal,
         matches=lambda row: 4 * _from_content(row, "messages"),
@@ -143,7 +138,7 @@ FORMATS = (
         source="ColossalAI applications/ColossalChat coati/dataset/tokenization_utils.py",
         layout="jsonl",
         kinds=frozenset({Comparison}),
-        keys=("context", "chosen", "rejected"),
+        keys=_keys("context", "chosen", "rejected"),
         decode=_decode_colossal_preference,
         encode=_encode_colossal_preference,
         matches=lambda row: 4 * (_from_content(row, "context") and has(row, "chosen", "rejected")),
@@ -156,7 +151,7 @@ FORMATS = (
         source="ColossalAI applications/ColossalChat coati/dataset/tokenization_utils.py",
         layout="jsonl",
         kinds=frozenset({Comparison}),
-        keys=("prompt", "completion", "label"),
+        keys=(*_keys("prompt", "completion"), "label"),
         decode=_decode_colossal_kto,
         encode=_encode_colossal_kto,
         matches=lambda row: 5 * (_from_content(row, "prompt") and has(row, "completion", "label")),
@@ -169,7 +164,7 @@ FORMATS = (
         source="ColossalAI applications/ColossalChat examples/training_scripts/lora_finetune.py",
         layout="jsonl",
         kinds=frozenset({Dialogue}),
-        keys=(),
+        keys=MESSAGE_KEYS,
         decode=_decode_colossal_lora,
         encode=_encode_colossal_lora,
         matches=lambda row: (

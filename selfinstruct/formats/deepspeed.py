@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats.format import Format, Row, fields, strings, text
-from selfinstruct.formats.preferences import as_dialogue, plain_prompt, two
-from selfinstruct.formats.shape import pairs
-from selfinstruct.formats.transcript import alternating, turns
+from selfinstruct.formats.shape import pairs, plain_prompt, prompt_dialogue, said, two
+from selfinstruct.formats.turns import alternating, turns
 from selfinstruct.values import Comparison, Dialogue, Message, Record
 
 _DEEPSPEED = re.compile(r"(?:\A\s*|\n\n| )(Human|Assistant):(?: |\Z)")
@@ -38,13 +37,8 @@ def _encode_deepspeed(record: Dialogue | Comparison) -> list[Row]:
     if isinstance(record, Dialogue):
         messages = alternating(record)
         return [{"prompt": _flat(messages[:-1]), "chosen": messages[-1].content, "rejected": None}]
-    rows = []
-    for better, worse in pairs(record):
-        asked = as_dialogue(record.prompt).messages
-        alternating(Dialogue((*asked, Message("assistant", better.content))))
-        alternating(Dialogue((*asked, Message("assistant", worse.content))))
-        rows.append({"prompt": _flat(asked), "chosen": better.content, "rejected": worse.content})
-    return rows
+    asked = _flat(alternating(prompt_dialogue(record.prompt), "user"))
+    return [{"prompt": asked, "chosen": said(better), "rejected": said(worse)} for better, worse in pairs(record)]
 
 
 def _matches_deepspeed(row: Row) -> int:
@@ -54,7 +48,6 @@ def _matches_deepspeed(row: Row) -> int:
 
 
 _BETTER = Comparison("Name a planet.", two("Mars.", "The Sun."))
-
 
 FORMATS = (
     Format(

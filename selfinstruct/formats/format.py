@@ -8,8 +8,9 @@ file adds the place. Family modules list their formats in `FORMATS`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +27,9 @@ class Format:
 
     `layout` is what is written: "json" (an array), "jsonl", "object" (a file of one record), "csv" or
     "parquet"; every layout is read whatever the format. `kinds` are the record types held, `keys` all
-    the keys that mean something (others are counted when read). `matches` scores a row: 0 can't be
-    ours, 1 can be, more is more telling. `example` is a record that the format holds whole.
+    the keys that mean something (others are counted when read): "messages.role" is a key of the object, or
+    of the objects in the array, under `messages`, "human_N" any of human_0, human_1, ... `matches` scores a
+    row: 0 can't be ours, 1 can be, more is more telling. `example` is a record that the format holds whole.
     """
 
     name: str
@@ -59,6 +61,47 @@ class Format:
     """Not "": the target is a folder with train.json and eval.json."""
     beside: Callable[[Path], Mapping[str, str]] | None = None
     """Files that go with the data file: name -> text, given the data file's path."""
+
+    def rows(self, records: Sequence[Record]) -> list[Row]:
+        """Return the rows of records (of one group, where records are grouped).
+
+        Raises:
+            InputError: the format can't hold one of them.
+        """
+        if self.group_records is not None:
+            return self.encode(records)
+        return [row for record in records for row in self.encode(record)]
+
+    def records(self, rows: Sequence[Row]) -> list[Record]:
+        """Return the records of rows (of one group, where rows are grouped).
+
+        Raises:
+            InputError: a row is not of this format.
+        """
+        if self.group_rows is not None:
+            return self.decode(rows)
+        return [record for row in rows for record in self.decode(row)]
+
+    def unknown(self, row: Row) -> Iterator[str]:
+        """Yield the keys of a row that mean nothing in the format."""
+        return _unknown(*_known(self.keys), row, "")
+
+
+@cache
+def _known(keys: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str]]:
+    return frozenset(keys), frozenset(key.rpartition(".")[0] for key in keys)
+
+
+def _unknown(keys: frozenset[str], containers: frozenset[str], value: Any, place: str) -> Iterator[str]:
+    for each in value if isinstance(value, list) else [value]:
+        for key, inner in each.items() if isinstance(each, dict) else ():
+            path = place + key
+            if path not in keys:
+                path = path.rstrip("0123456789") + "N"
+            if path not in keys:
+                yield place + key
+            elif path in containers:
+                yield from _unknown(keys, containers, inner, f"{path}.")
 
 
 def kind(value: Any) -> str:
@@ -95,6 +138,20 @@ def text(row: Mapping[str, Any], key: str, default: str | None = None) -> str:
     if not isinstance(value, str):
         raise InputError(f'"{key}" must be a string, found {kind(value)}')
     return value
+
+
+def identity(row: Mapping[str, Any], key: str) -> str:
+    """Return the id under `key` as text, "" when it is absent or null; files have numbers as well as strings.
+
+    Raises:
+        InputError: the value is something else.
+    """
+    value = row.get(key)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise InputError(f'"{key}" must be a number or a string, found {kind(value)}')
+    return str(value)
 
 
 def integer(row: Mapping[str, Any], key: str) -> int | None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats.format import Format, Row, fields, integer, items, number, rest, strings, text
-from selfinstruct.formats.shape import tiers
-from selfinstruct.formats.transcript import alternating
+from selfinstruct.formats.shape import plain_prompt, prompt_dialogue, tiers
+from selfinstruct.formats.turns import alternating
 from selfinstruct.values import Comparison, Dialogue, Message, Record, Response
 
 USER, GOOD, BAD = "USER:", "GPT:", "An Unhelpful Answer:"
@@ -65,12 +65,8 @@ def _decode(row: Row) -> list[Record]:
         return [Dialogue(tuple(messages))]
     if messages[-1].role != "assistant":
         raise InputError("a negative example must end with the answer")
-    prompt = _prompt(tuple(messages[:-1]))
+    prompt = plain_prompt(Dialogue(tuple(messages[:-1])))
     return [Comparison(prompt, (Response(messages[-1].content, score=-1.0),))]
-
-
-def _prompt(messages: tuple[Message, ...]) -> str | Dialogue:
-    return messages[0].content if len(messages) == 1 and messages[0].role == "user" else Dialogue(messages)
 
 
 def _row(messages: tuple[Message, ...], good: bool) -> Row:
@@ -93,10 +89,7 @@ def _row(messages: tuple[Message, ...], good: bool) -> Row:
 def _encode(record: Dialogue | Comparison) -> list[Row]:
     if isinstance(record, Dialogue):
         return [_row(alternating(record), good=True)]
-    if isinstance(record.prompt, str):
-        asked: tuple[Message, ...] = (Message("user", record.prompt),)
-    else:
-        asked = record.prompt.messages
+    asked = prompt_dialogue(record.prompt).messages
     levels = tiers(record)
     single = len(record.responses) == 1 and record.responses[0].score is not None
     if len(levels) < 2 and not single:
@@ -205,6 +198,9 @@ FORMATS = (
         kinds=frozenset({Comparison}),
         keys=(
             "question",
+            "question.dataset",
+            "question.id",
+            "question.full_text",
             "quotes_0",
             "answer_0",
             "tokens_0",

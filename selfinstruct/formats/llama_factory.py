@@ -7,7 +7,6 @@ and a row that breaks a rule is emptied and dropped with a warning.
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,13 +16,17 @@ from typing import Any
 from selfinstruct.errors import InputError
 from selfinstruct.formats import alpaca
 from selfinstruct.formats.format import Format, Row, fields, has, items, kind, text
-from selfinstruct.formats.messages import argument_text, arguments, checked, tool_schemas
-from selfinstruct.formats.preferences import as_dialogue, labelled, plain_prompt
-from selfinstruct.formats.shape import pairs
-from selfinstruct.formats.transcript import alternating
+from selfinstruct.formats.messages import argument_text, arguments, tool_schemas
+from selfinstruct.formats.preferences import labelled
+from selfinstruct.formats.shape import pairs, plain_prompt, prompt_dialogue, said, two, user_text
+from selfinstruct.formats.sharegpt import TURN_KEYS
+from selfinstruct.formats.turns import alternating, checked
 from selfinstruct.values import Comparison, Dialogue, Message, Record, Response, Task, ToolCall
 
 _THOUGHTS = re.compile(r"<think>\n(?P<thoughts>.+?)\n</think>\n\n(?P<rest>.*)", re.DOTALL)
+_ENDINGS = (".json", ".jsonl", ".parquet")
+_NEXT_RESULT = "\n</tool_response>\n<tool_response>\n"
+"""Between the results of parallel calls in one observation (converter.py OpenAIDatasetConverter)."""
 _TAGS = {
     "role_tag": "from",
     "content_tag": "value",
@@ -37,6 +40,8 @@ _TAGS = {
 
 def _info(entry: Mapping[str, Any]) -> Any:
     def beside(path: Path) -> Mapping[str, str]:
+        if path.suffix not in _ENDINGS:
+            raise InputError(f"{path}: LLaMA-Factory loads files named {', '.join(_ENDINGS)} only")
         listed = path.parent / "dataset_info.json"
         known: dict[str, Any] = {}
         if listed.exists():
@@ -70,7 +75,7 @@ def _decode_alpaca(row: Row) -> list[Record]:
     asked = alpaca.decode(row)[0]
     assert isinstance(asked, Task)
     instance = asked.instances[0]
-    question = f"{asked.instruction}\n{instance.input}" if instance.input else asked.instruction
+    question = user_text(asked.instruction, instance.input)
     return [Dialogue((*messages, Message("user", question), Message("assistant", instance.output)), system)]
 
 
@@ -88,30 +93,33 @@ def _encode_alpaca(record: Task | Dialogue) -> list[Row]:
 
 
 def _turn_rows(messages: Sequence[Message]) -> list[dict[str, str]]:
-    rows = []
+    rows: list[dict[str, str]] = []
     for number, message in enumerate(messages, 1):
         if message.role == "user":
             rows.append({"from": "human", "value": message.content})
         elif message.role == "tool":
-            rows.append({"from": "observation", "value": message.content})
-        else:
-            thoughts = f"<think>\n{message.thoughts}\n</think>\n\n" if message.thoughts else ""
-            if not message.tool_calls:
-                rows.append({"from": "gpt", "value": thoughts + message.content})
-                continue
+            if rows and rows[-1]["from"] == "observation":
+                rows[-1]["value"] += _NEXT_RESULT + message.content
+            else:
+                rows.append({"from": "observation", "value": message.content})
+        elif message.tool_calls:
             if message.content.strip():
                 raise InputError(f"message {number}: a function_call turn can't hold text beside the call")
             calls = [{"name": call.name, "arguments": arguments(call)} for call in message.tool_calls]
             value = json.dumps(calls[0] if len(calls) == 1 else calls, ensure_ascii=False)
-            rows.append({"from": "function_call", "value": thoughts + value})
-    for number, (before, after) in enumerate(itertools.pairwise(rows), 2):
-        if before["from"] == after["from"] == "observation":
-            raise InputError(f"message {number}: the results of parallel calls must be one observation")
+            rows.append({"from": "function_call", "value": _thinking(message) + value})
+        else:
+            rows.append({"from": "gpt", "value": _thinking(message) + message.content})
     return rows
 
 
+def _thinking(message: Message) -> str:
+    return f"<think>\n{message.thoughts}\n</think>\n\n" if message.thoughts else ""
+
+
 def _read_turns(rows: Sequence[Any]) -> tuple[str, tuple[Message, ...]]:
-    system, messages = "", []
+    system = ""
+    messages: list[Message] = []
     for number, row in enumerate(map(fields, rows), 1):
         name, value = text(row, "from"), text(row, "value")
         thoughts = ""
@@ -122,7 +130,7 @@ def _read_turns(rows: Sequence[Any]) -> tuple[str, tuple[Message, ...]]:
         elif name == "human":
             messages.append(Message("user", value))
         elif name == "observation":
-            messages.append(Message("tool", value))
+            messages += _read_results(messages[-1].tool_calls if messages else (), value)
         elif name == "gpt":
             messages.append(Message("assistant", value, thoughts))
         elif name == "function_call":
@@ -130,6 +138,14 @@ def _read_turns(rows: Sequence[Any]) -> tuple[str, tuple[Message, ...]]:
         else:
             raise InputError(f'turn {number}: "from" must be human, gpt, function_call or observation, found "{name}"')
     return system, tuple(messages)
+
+
+def _read_results(calls: Sequence[ToolCall], value: str) -> list[Message]:
+    """Read an observation as one message for each call, named after its tool; as one when the numbers differ."""
+    results = value.split(_NEXT_RESULT)
+    if len(results) == len(calls):
+        return [Message("tool", result, name=call.name) for call, result in zip(calls, results, strict=True)]
+    return [Message("tool", value, name=calls[0].name if len(calls) == 1 else "")]
 
 
 def _read_calls(value: str, number: int) -> tuple[ToolCall, ...]:
@@ -176,27 +192,19 @@ def _answer(row: Mapping[str, Any], key: str) -> str:
 def _decode_ranking(row: Row) -> list[Record]:
     row = fields(row)
     system, messages, extra = _head(row)
-    responses = (Response(_answer(row, "chosen"), rank=0), Response(_answer(row, "rejected"), rank=1))
-    prompt = Dialogue(messages, system, extra=extra)
-    return [Comparison(prompt if extra else plain_prompt(prompt), responses)]
+    responses = two(_answer(row, "chosen"), _answer(row, "rejected"))
+    return [Comparison(plain_prompt(Dialogue(messages, system, extra=extra)), responses)]
 
 
-def _asked(comparison: Comparison) -> Dialogue:
-    prompt = as_dialogue(comparison.prompt)
-    checked(prompt, "user")
-    if any(not response.content.strip() for response in comparison.responses):
-        raise InputError("a response is empty")
-    return prompt
+def _gpt(response: Response) -> dict[str, str]:
+    return {"from": "gpt", "value": said(response)}
 
 
 def _encode_ranking(comparison: Comparison) -> list[Row]:
-    prompt = _asked(comparison)
-    turns = _turn_rows(prompt.messages)
+    prompt = prompt_dialogue(comparison.prompt)
+    asked = {"conversations": _turn_rows(checked(prompt, "user"))}
     return [
-        {"conversations": turns}
-        | {"chosen": {"from": "gpt", "value": better.content}, "rejected": {"from": "gpt", "value": worse.content}}
-        | _tail(prompt)
-        for better, worse in pairs(comparison)
+        asked | {"chosen": _gpt(better), "rejected": _gpt(worse)} | _tail(prompt) for better, worse in pairs(comparison)
     ]
 
 
@@ -208,16 +216,15 @@ def _decode_kto(row: Row) -> list[Record]:
         raise InputError(f'"kto_tag" must be true or false, found {kind(good)}')
     if not messages or messages[-1].role != "assistant" or messages[-1].tool_calls:
         raise InputError("the conversation must end on gpt")
-    prompt = Dialogue(messages[:-1], system, extra=extra)
     response = Response(messages[-1].content, score=1.0 if good else -1.0)
-    return [Comparison(prompt if extra else plain_prompt(prompt), (response,))]
+    return [Comparison(plain_prompt(Dialogue(messages[:-1], system, extra=extra)), (response,))]
 
 
 def _encode_kto(comparison: Comparison) -> list[Row]:
-    prompt = _asked(comparison)
-    turns = _turn_rows(prompt.messages)
+    prompt = prompt_dialogue(comparison.prompt)
+    asked = _turn_rows(checked(prompt, "user"))
     return [
-        {"conversations": [*turns, {"from": "gpt", "value": response.content}], "kto_tag": good} | _tail(prompt)
+        {"conversations": [*asked, _gpt(response)], "kto_tag": good} | _tail(prompt)
         for response, good in labelled(comparison)
     ]
 
@@ -240,7 +247,7 @@ def _matches_sharegpt(row: Row) -> int:
 
 
 _COLUMNS = {"messages": "conversations", "system": "system", "tools": "tools"}
-_BETTER = Comparison("Name a planet.", (Response("Mars.", rank=0), Response("The Sun.", rank=1)))
+_BETTER = Comparison("Name a planet.", two("Mars.", "The Sun."))
 _RULES = (
     "human and observation on odd places, gpt and function_call on even ones, gpt last; no empty turn; "
     "every column there in every row and listed in dataset_info.json"
@@ -288,7 +295,7 @@ FORMATS = (
         source="hiyouga/LLaMA-Factory data/README.md, converter.py SharegptDatasetConverter",
         layout="json",
         kinds=frozenset({Dialogue}),
-        keys=("conversations", "system", "tools"),
+        keys=(*TURN_KEYS, "system", "tools"),
         decode=_decode_sharegpt,
         encode=_encode_sharegpt,
         matches=_matches_sharegpt,
@@ -296,7 +303,7 @@ FORMATS = (
             (
                 Message("user", "How warm is it in Oslo?"),
                 Message("assistant", "", "I need the weather.", (ToolCall("weather", '{"city": "Oslo"}'),)),
-                Message("tool", '{"celsius": 4}'),
+                Message("tool", '{"celsius": 4}', name="weather"),
                 Message("assistant", "It is 4 degrees Celsius."),
             ),
             extra={
@@ -314,7 +321,11 @@ FORMATS = (
         source="hiyouga/LLaMA-Factory data/README.md, converter.py SharegptDatasetConverter (ranking)",
         layout="json",
         kinds=frozenset({Comparison}),
-        keys=("conversations", "chosen", "rejected", "system", "tools"),
+        keys=(
+            *TURN_KEYS,
+            *("chosen", "chosen.from", "chosen.value", "rejected", "rejected.from", "rejected.value"),
+            *("system", "tools"),
+        ),
         decode=_decode_ranking,
         encode=_encode_ranking,
         matches=lambda row: 4 * (_turns_of(row) is not None and has(row, "chosen", "rejected")),
@@ -335,7 +346,7 @@ FORMATS = (
         source="hiyouga/LLaMA-Factory data/README.md, converter.py SharegptDatasetConverter (kto)",
         layout="json",
         kinds=frozenset({Comparison}),
-        keys=("conversations", "kto_tag", "system", "tools"),
+        keys=(*TURN_KEYS, "kto_tag", "system", "tools"),
         decode=_decode_kto,
         encode=_encode_kto,
         matches=lambda row: 4 * (_turns_of(row) is not None and isinstance(row.get("kto_tag"), bool)),

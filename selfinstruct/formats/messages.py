@@ -14,41 +14,8 @@ from selfinstruct.errors import InputError
 from selfinstruct.formats import alpaca
 from selfinstruct.formats.format import Format, Row, fields, has, kind, text
 from selfinstruct.formats.shape import user_text
+from selfinstruct.formats.turns import checked
 from selfinstruct.values import Dialogue, Instance, Message, Record, Role, Task, ToolCall
-
-
-def checked(dialogue: Dialogue, last: Role = "assistant") -> tuple[Message, ...]:
-    """Return the messages, checked for a chat template: user first, turns in order, `last` at the end.
-
-    After a tool call come its results and then the assistant again; no turn is empty.
-
-    Raises:
-        InputError: which message breaks which rule.
-    """
-    if not dialogue.messages:
-        raise InputError("the dialogue is empty")
-    before: Message | None = None
-    for number, message in enumerate(dialogue.messages, 1):
-        calling = before is not None and before.role == "assistant" and bool(before.tool_calls)
-        if before is None:
-            allowed: tuple[str, ...] = ("user",)
-        elif before.role == "user":
-            allowed = ("assistant",)
-        elif before.role == "tool":
-            allowed = ("assistant", "tool")
-        else:
-            allowed = ("tool",) if calling else ("user",)
-        if message.role not in allowed:
-            after = f" after the {before.role}'s" if before else ""
-            raise InputError(f"message {number}{after} must be of {' or '.join(allowed)}, found {message.role}")
-        if message.role != "tool" and not message.content.strip() and not message.tool_calls:
-            raise InputError(f"message {number} ({message.role}) is empty")
-        if message.tool_calls and message.role != "assistant":
-            raise InputError(f"message {number}: only the assistant calls tools, found {message.role}")
-        before = message
-    if dialogue.messages[-1].role != last:
-        raise InputError(f"the dialogue must end with the {last}, it ends with the {dialogue.messages[-1].role}")
-    return dialogue.messages
 
 
 def message_rows(system: str, messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -132,6 +99,12 @@ def read_messages(rows: Any) -> tuple[str, tuple[Message, ...]]:
     return system, tuple(messages)
 
 
+MESSAGE_KEYS = (
+    *("role", "content", "content.type", "content.text", "reasoning_content", "thinking", "name", "tool_call_id"),
+    *("tool_calls", "tool_calls.id", "tool_calls.type", "tool_calls.name", "tool_calls.arguments"),
+    *("tool_calls.function", "tool_calls.function.name", "tool_calls.function.arguments"),
+)
+"""What a message may hold; a call without its `function` shell is read too."""
 ROLES: Mapping[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -139,6 +112,11 @@ ROLES: Mapping[str, Role] = {
     "assistant": "assistant",
     "tool": "tool",
 }
+
+
+def message_keys(key: str) -> tuple[str, ...]:
+    """Return the key of a list of messages and those inside it."""
+    return (key, *(f"{key}.{inner}" for inner in MESSAGE_KEYS))
 
 
 def _message(row: Mapping[str, Any]) -> Message:
@@ -284,7 +262,7 @@ def _messages_format(**changes: Any) -> Format:
         "source": "trl docs/source/dataset_formats.md (conversational language modelling)",
         "layout": "jsonl",
         "kinds": frozenset({Dialogue}),
-        "keys": ("messages", "tools"),
+        "keys": (*message_keys("messages"), "tools"),
         "decode": _decode_messages,
         "encode": _encode_messages,
         "matches": lambda row: 3 * (message_list(row, "messages") and not has(row, "chosen")),
@@ -314,7 +292,7 @@ FORMATS = (
         source="trl docs/source/dataset_formats.md (prompt-completion)",
         layout="jsonl",
         kinds=frozenset({Task, Dialogue}),
-        keys=("prompt", "completion", "tools"),
+        keys=(*message_keys("prompt"), *message_keys("completion"), "tools"),
         decode=_decode_completion,
         encode=_encode_completion,
         matches=lambda row: 2 * (has(row, "prompt", "completion") and not has(row, "label")),

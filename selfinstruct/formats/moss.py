@@ -1,10 +1,10 @@
 r"""MOSS's conversations (OpenLMLab/MOSS c810e0b, SFT_data): five marked fields a turn.
 
 A turn is the person's message, the model's inner thoughts, its commands, the tools' answers and the
-reply. Here the thoughts and commands are one assistant message, the tools' answer a tool message and
-the reply another assistant message; without a command there is one assistant message. Whatever does
-not come back from these (dirty commands, a second space) is kept beside them, so that all of their
-samples are written back byte for byte.
+reply. Here the thoughts and commands are one assistant message, the answer of each tool is a tool
+message that holds what the tool said and is named after it, and the reply is another assistant message;
+without a command there is one assistant message. Whatever does not come back from these (dirty commands,
+a second space) is kept beside them, so that all of their samples are written back byte for byte.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats.format import Format, Row, fields, has, kind, rest, text
+from selfinstruct.formats.messages import arguments
 from selfinstruct.values import Dialogue, Message, Record, ToolCall
 
 ARGUMENTS = {"Search": "query", "Calculate": "expression", "Solve": "equation", "Text2Image": "description"}
@@ -28,8 +29,10 @@ _SHELLS = {
     "MOSS": ("<|MOSS|>: ", "<eom>\n"),
 }
 _RESULTS = re.compile(r"<\|Results\|>:(?P<lead>[ \n])(?P<body>.*?)(?P<end>\n?)<eor>\n\Z", re.DOTALL)
-_CALL = re.compile(r'(\w+)\("((?:[^"\\]|\\.)*)"\)')
-_CALLS = re.compile(r'\w+\("(?:[^"\\]|\\.)*"\)(?:, \w+\("(?:[^"\\]|\\.)*"\))*')
+_CALL = re.compile(r'(\w+)\("((?:[^"\\]|\\.)*)"\)', re.DOTALL)
+_CALLS = re.compile(rf"{_CALL.pattern}(?:, {_CALL.pattern})*", re.DOTALL)
+_LISTING = frozenset({"Search", "Solve"})
+"""APIs whose results stand on lines of their own; those of the others are one quoted text."""
 NONE = "None"
 
 Turn = Mapping[str, str]
@@ -40,35 +43,53 @@ def parse_commands(commands: str) -> tuple[ToolCall, ...] | None:
     if not _CALLS.fullmatch(commands):
         return None
     return tuple(
-        ToolCall(name, json.dumps({ARGUMENTS.get(name, "input"): argument}, ensure_ascii=False))
+        ToolCall(
+            name,
+            json.dumps({ARGUMENTS.get(name, "input"): re.sub(r'\\(["\\])', r"\1", argument)}, ensure_ascii=False),
+        )
         for name, argument in _CALL.findall(commands)
     )
 
 
-def render_commands(calls: Sequence[ToolCall]) -> str:
-    """Write calls of one string argument as `Name("arg")`, joined by comma and space.
+def render_command(call: ToolCall) -> str:
+    """Write a call of one string argument as `Name("arg")`.
 
     Raises:
-        InputError: a call's arguments are not one string that can stand between double quotes.
+        InputError: the arguments are not one string of the name that the API gives it.
     """
-    rendered = []
-    for call in calls:
-        try:
-            arguments = json.loads(call.arguments)
-        except ValueError:
-            arguments = None
-        if (
-            not isinstance(arguments, dict)
-            or len(arguments) != 1
-            or list(arguments) != [ARGUMENTS.get(call.name, "input")]
-        ):
-            wanted = ARGUMENTS.get(call.name, "input")
-            raise InputError(f'MOSS\'s {call.name} takes one string, named "{wanted}", found {call.arguments[:80]}')
-        (argument,) = arguments.values()
-        if not isinstance(argument, str):
-            raise InputError(f"MOSS's {call.name} takes a string, found {kind(argument)}")
-        rendered.append(f'{call.name}("{argument}")')
-    return ", ".join(rendered)
+    wanted = ARGUMENTS.get(call.name, "input")
+    match arguments(call):
+        case {**named} if list(named) == [wanted] and isinstance(named[wanted], str):
+            argument = re.sub(r'(["\\])', r"\\\1", named[wanted])
+            return f'{call.name}("{argument}")'
+    raise InputError(f'MOSS\'s {call.name} takes one string, named "{wanted}", found {call.arguments[:80]}')
+
+
+def _render_results(calls: Sequence[ToolCall], said: Sequence[str]) -> str:
+    """Write what the tools said below each command; one text of a picture, or for several commands, as it is."""
+    if len(said) == 1 and (len(calls) > 1 or calls[0].name == "Text2Image"):
+        return said[0]
+    if len(said) != len(calls):
+        raise InputError(f"{len(calls)} commands have {len(said)} results: one for each, or one for all")
+    return "\n".join(
+        f"{render_command(call)} =>\n{answer}" if call.name in _LISTING else f"{render_command(call)} => '{answer}'"
+        for call, answer in zip(calls, said, strict=True)
+    )
+
+
+def _read_results(calls: Sequence[ToolCall], body: str) -> list[Message]:
+    """Split a body into what each tool said; whole when the commands are not written above their results."""
+    heads = [f"{render_command(call)} =>" for call in calls]
+    pattern = r"\n".join(f"{re.escape(head)}(.*)" for head in heads)
+    found = re.fullmatch(pattern, body, re.DOTALL) if heads else None
+    if found is None:
+        return [Message("tool", body, name=calls[0].name if len(calls) == 1 else "")]
+    said = []
+    for call, answer in zip(calls, found.groups(), strict=True):
+        quoted = re.fullmatch(r" '(.*)'", answer, re.DOTALL)
+        inner = answer[1:] if call.name in _LISTING or not quoted else quoted[1]
+        said.append(Message("tool", inner, name=call.name))
+    return said
 
 
 def _open(turn: Turn, key: str) -> str:
@@ -90,34 +111,34 @@ def _decode_turn(turn: Turn) -> list[Message]:
     calls = parse_commands(commands) or ()
     if not calls and not body:
         return [asked, Message("assistant", reply, thoughts)]
-    answer = [Message("tool", body)] if body else []
-    return [asked, Message("assistant", "", thoughts, calls), *answer, Message("assistant", reply)]
+    answers = _read_results(calls, body) if body else []
+    return [asked, Message("assistant", "", thoughts, calls), *answers, Message("assistant", reply)]
 
 
 def _encode_turn(messages: Sequence[Message], plugins: bool) -> dict[str, str]:
-    roles = tuple(message.role for message in messages)
     asked, call, reply = messages[0], messages[1 % len(messages)], messages[-1]
+    results = messages[2:-1]
     calls = call.tool_calls
-    plain = roles == ("user", "assistant") and not calls
-    called = roles in (("user", "assistant", "assistant"), ("user", "assistant", "tool", "assistant"))
+    roles = [message.role for message in messages]
+    plain = roles == ["user", "assistant"] and not calls
+    called = roles == ["user", "assistant", *("tool" for _ in results), "assistant"] and len(messages) > 2
     if not plain and not (called and calls and not call.content and not reply.tool_calls and not reply.thoughts):
         raise InputError(
-            "a MOSS turn is user, assistant; or user, assistant calling tools, tool, assistant "
+            "a MOSS turn is user, assistant; or user, assistant calling tools, tool answers, assistant "
             f"(thoughts before the calls only); found {', '.join(roles)}"
         )
-    thoughts, body = call.thoughts, messages[2].content if len(messages) == 4 else ""
     if not asked.content.strip() or not reply.content.strip():
         raise InputError("a message of the turn is empty")
+    body = _render_results(calls, [message.content for message in results]) if results else NONE
     one_line = not plugins or (calls and all(call.name == "Text2Image" for call in calls))
-    results = f" {body or NONE}" if one_line else f"\n{body or NONE}\n"
     inner = {
         "Human": asked.content,
-        "Inner Thoughts": thoughts or NONE,
-        "Commands": render_commands(calls) or NONE,
+        "Inner Thoughts": call.thoughts or NONE,
+        "Commands": ", ".join(map(render_command, calls)) or NONE,
         "MOSS": reply.content,
     }
     turn = {key: start + inner[key] + end for key, (start, end) in _SHELLS.items()}
-    turn["Tool Responses"] = f"<|Results|>:{results}<eor>\n"
+    turn["Tool Responses"] = f"<|Results|>: {body}<eor>\n" if one_line else f"<|Results|>:\n{body}\n<eor>\n"
     return {key: turn[key] for key in _KEYS}
 
 
@@ -198,12 +219,15 @@ def _encode(dialogue: Dialogue) -> list[Row]:
     return [row | rest(dialogue.extra, "category")]
 
 
-_KEPT = ("conversation_id", "meta_instruction", "num_turns", "chat", "category")
+_KEPT = (
+    *("conversation_id", "meta_instruction", "num_turns", "category"),
+    *("chat", "chat.turn_N", *(f"chat.turn_N.{key}" for key in _KEYS)),
+)
 _EXAMPLE = Dialogue(
     (
         Message("user", "What is 12 times 12?"),
         Message("assistant", "", "The person wants a product.", (ToolCall("Calculate", '{"expression": "12*12"}'),)),
-        Message("tool", "Calculate(\"12*12\") => '144'"),
+        Message("tool", "144", name="Calculate"),
         Message("assistant", "12 times 12 is 144."),
     ),
     system="You are an assistant.\n- Inner thoughts: enabled.\n- Calculator: enabled. API: Calculate(expression)\n",

@@ -3,6 +3,8 @@
 A tree is read into its threads (a dialogue for every answer that no answered message follows) and its
 ranked siblings (a comparison for every message with two or more ranked replies, rank 0 best, null
 ranks skipped). Every record keeps the messages it was read from, so the tree can be written again.
+A record made elsewhere is a tree of its own, with the record's and the responses' ids; several of them
+are one tree when they are adjacent and name it: extra={"oasst": {"tree": {"message_tree_id": "t1"}}}.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ from typing import Any
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats.format import Format, Row, fields, has, integer, items, kind, strings, text
-from selfinstruct.formats.shape import tiers
+from selfinstruct.formats.shape import plain_prompt, prompt_dialogue, tiers
 from selfinstruct.formats.sharegpt import content_id
-from selfinstruct.formats.transcript import alternating
+from selfinstruct.formats.turns import alternating
 from selfinstruct.values import Comparison, Dialogue, Message, Record, Response
 
 _ROLES = {"prompter": "user", "assistant": "assistant"}
@@ -152,8 +154,7 @@ def _comparison(tree: _Tree, path: Sequence[str], ranked: Sequence[str]) -> Comp
     nodes = [tree.nodes[identity] for identity in path]
     replies = sorted((tree.nodes[identity] for identity in ranked), key=lambda node: int(node["rank"]))
     responses = tuple(Response(node["text"], rank=int(node["rank"]), id=node["message_id"]) for node in replies)
-    messages = _messages(nodes)
-    prompt: str | Dialogue = messages[0].content if len(messages) == 1 else Dialogue(messages)
+    prompt = plain_prompt(Dialogue(_messages(nodes)))
     extra = {"oasst": {"tree": tree.head, "nodes": nodes, "replies": replies}}
     return Comparison(prompt, responses, id=path[-1], extra=extra)
 
@@ -196,8 +197,7 @@ def _rebuild(records: Sequence[Dialogue | Comparison]) -> _Tree:
         path, replies = _nodes(record)
         parent = None
         for node in path:
-            _merge(tree, node, parent)
-            parent = node["message_id"]
+            parent = _merge(tree, node, parent)
         for node in replies:
             _merge(tree, node, parent)
         left = _list(_kept(record), "left")
@@ -210,15 +210,32 @@ def _rebuild(records: Sequence[Dialogue | Comparison]) -> _Tree:
         tree.nodes = dict(sorted(tree.nodes.items(), key=lambda entry: place[entry[0]]))
         tree.children = {key: sorted(ids, key=place.__getitem__) for key, ids in tree.children.items()}
     tree.head.setdefault("message_tree_id", tree.root)
+    if not any(_list(_kept(record), "nodes") for record in records):
+        # Open-Assistant's loader takes no other trees.
+        tree.head.setdefault("tree_state", "ready_for_export")
     return tree
 
 
-def _merge(tree: _Tree, node: Node, parent: str | None) -> None:
-    known = tree.nodes.get(node["message_id"])
-    if known is None:
-        tree.add(node, parent)
-    elif known["text"] != node["text"]:
-        raise InputError(f"two records give message {node['message_id']} different texts")
+def _merge(tree: _Tree, node: Node, parent: str | None) -> str:
+    """Put a node into the tree, or add what it knows to the same message there; return the message's id."""
+    identity = node["message_id"] if node["message_id"] in tree.nodes else _twin(tree, node, parent)
+    if identity is None:
+        tree.add(node | {"parent_id": parent} if "parent_id" in node else node, parent)
+        return str(node["message_id"])
+    known = tree.nodes[identity]
+    if known["text"] != node["text"]:
+        raise InputError(f"two records give message {identity} different texts")
+    tree.nodes[identity] = known | {key: value for key, value in node.items() if key not in known}
+    return str(identity)
+
+
+def _twin(tree: _Tree, node: Node, parent: str | None) -> str | None:
+    """Return the message with the same parent and text when one of the two has only a made id."""
+    beside = [tree.root] if parent is None and tree.root else tree.replies(parent or "")
+    for identity in beside:
+        if tree.nodes[identity]["text"] == node["text"] and _MADE in (identity[:5], node["message_id"][:5]):
+            return identity
+    return None
 
 
 def _nodes(record: Dialogue | Comparison) -> tuple[list[Node], list[Node]]:
@@ -228,12 +245,10 @@ def _nodes(record: Dialogue | Comparison) -> tuple[list[Node], list[Node]]:
         messages: tuple[Message, ...] = alternating(record)
         responses: tuple[Response, ...] = ()
     else:
-        asked = record.prompt
-        messages = (Message("user", asked),) if isinstance(asked, str) else asked.messages
-        if not messages or messages[-1].role != "user":
-            raise InputError("the prompt of a comparison must end on the person")
+        messages = alternating(prompt_dialogue(record.prompt), "user")
         responses = record.responses
-    path = _refreshed(messages, _list(kept, "nodes"), record.id if isinstance(record, Dialogue) else "", record.id)
+    root = text(kept.get("tree", {}), "message_tree_id", "") or record.id
+    path = _refreshed(messages, _list(kept, "nodes"), record.id, root)
     if not responses:
         return path, []
     levels = tiers(record) if isinstance(record, Comparison) else []
@@ -243,24 +258,32 @@ def _nodes(record: Dialogue | Comparison) -> tuple[list[Node], list[Node]]:
     replies = []
     for depth, level in enumerate(levels):
         for response in level:
-            identity = response.id or content_id([path[-1]["message_id"], response.content])
+            identity = response.id or _made_id(path[-1]["message_id"], response.content)
             rank = depth if response.rank is None else response.rank
             base = by_id.get(identity, {"message_id": identity, "parent_id": path[-1]["message_id"]})
             replies.append(base | {"text": response.content, "role": "assistant", "rank": rank})
     return path, replies
 
 
-def _refreshed(messages: Sequence[Message], kept: Sequence[Node], last: str, seed: str) -> list[Node]:
+def _refreshed(messages: Sequence[Message], kept: Sequence[Node], last: str, root: str) -> list[Node]:
+    """Return the messages as nodes: those they were read from, or new ones with ids made of tree, place and text."""
     nodes: Sequence[Node | None] = kept if len(kept) == len(messages) else [None] * len(messages)
     found: list[Node] = []
-    for position, (message, node) in enumerate(zip(messages, nodes, strict=True)):
-        parent = found[-1]["message_id"] if found else None
+    for position, (message, node) in enumerate(zip(messages, nodes, strict=True), 1):
         if node is None:
-            end = position == len(messages) - 1
-            identity = last if last and end else content_id([seed, parent, message.role, message.content])
-            node = {"message_id": identity, "parent_id": parent}
+            parent = found[-1]["message_id"] if found else None
+            made = _made_id(parent or root, message.content)
+            node = {"message_id": (last if position == len(messages) else "") or made, "parent_id": parent}
         found.append(dict(node) | {"text": message.content, "role": _NAMES[message.role]})
     return found
+
+
+_MADE = "made-"
+
+
+def _made_id(parent: str, text: str) -> str:
+    # Equal for a reply that one record ranks and another goes on from.
+    return _MADE + content_id([parent, text])
 
 
 def _encode_tree(records: Sequence[Dialogue | Comparison]) -> list[Row]:

@@ -6,34 +6,40 @@ import contextlib
 import csv
 import gzip
 import io
+import itertools
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Protocol, cast
 
 from selfinstruct.errors import InputError
-from selfinstruct.formats.format import Format, Layout, Row
+from selfinstruct.formats import columns
+from selfinstruct.formats.format import Format, Layout, Row, kind
 from selfinstruct.formats.inputs import pyarrow, zstd
 
 
 class RowWriter(Protocol):
-    """Takes rows one at a time; `close` ends the file."""
+    """Takes the rows of one record at a time; `close` ends the file."""
 
-    def add(self, row: Row) -> None:
-        """Write one row."""
+    def add(self, rows: list[Row]) -> None:
+        """Write the rows, all or, when one can't be written, none."""
 
     def close(self) -> None:
         """Write what ends the file."""
 
 
+def _json(row: Row, format: Format, indent: int | None = None) -> str:
+    return json.dumps(row, ensure_ascii=format.ascii, allow_nan=False, indent=indent)
+
+
 class _Lines:
     def __init__(self, stream: IO[bytes], format: Format) -> None:
-        self._stream, self._ascii = stream, format.ascii
+        self._stream, self._format = stream, format
 
-    def add(self, row: Row) -> None:
-        self._stream.write(json.dumps(row, ensure_ascii=self._ascii, allow_nan=False).encode() + b"\n")
+    def add(self, rows: list[Row]) -> None:
+        self._stream.write("".join(_json(row, self._format) + "\n" for row in rows).encode())
 
     def close(self) -> None:
         pass
@@ -43,27 +49,22 @@ class _Array:
     """An array that is byte for byte what `json.dump` of the whole list writes, and a newline when indented."""
 
     def __init__(self, stream: IO[bytes], format: Format) -> None:
-        self._stream, self._ascii, self._indent = stream, format.ascii, format.indent
+        self._stream, self._format = stream, format
+        self._margin = "" if format.indent is None else "\n" + " " * format.indent
+        self._between = "," + (self._margin or " ")
         self._count = 0
 
-    def add(self, row: Row) -> None:
-        body = json.dumps(row, ensure_ascii=self._ascii, allow_nan=False, indent=self._indent)
-        if self._indent is None:
-            lead = ", " if self._count else "["
-        else:
-            margin = "\n" + " " * self._indent
-            lead = ("," if self._count else "[") + margin
-            body = body.replace("\n", margin)
-        self._stream.write((lead + body).encode())
-        self._count += 1
+    def add(self, rows: list[Row]) -> None:
+        bodies = [_json(row, self._format, self._format.indent) for row in rows]
+        if self._margin:
+            bodies = [body.replace("\n", self._margin) for body in bodies]
+        lead = self._between if self._count else "[" + self._margin
+        self._stream.write((lead + self._between.join(bodies)).encode())
+        self._count += len(rows)
 
     def close(self) -> None:
-        if not self._count:
-            self._stream.write(b"[]")
-        else:
-            self._stream.write(b"]" if self._indent is None else b"\n]")
-        if self._indent is not None:
-            self._stream.write(b"\n")
+        end = "[]" if not self._count else "\n]" if self._margin else "]"
+        self._stream.write((end + ("\n" if self._margin else "")).encode())
 
 
 class _Object:
@@ -71,12 +72,11 @@ class _Object:
         self._stream, self._format = stream, format
         self._count = 0
 
-    def add(self, row: Row) -> None:
-        if self._count:
+    def add(self, rows: list[Row]) -> None:
+        if self._count + len(rows) > 1:
             raise InputError("this format is one record a file; the JSON lines form holds many")
+        self._stream.write(_json(rows[0], self._format, self._format.indent).encode())
         self._count += 1
-        body = json.dumps(row, ensure_ascii=self._format.ascii, allow_nan=False, indent=self._format.indent)
-        self._stream.write(body.encode())
 
     def close(self) -> None:
         pass
@@ -84,70 +84,61 @@ class _Object:
 
 class _Csv:
     def __init__(self, stream: IO[bytes], format: Format) -> None:
-        self._text = io.TextIOWrapper(stream, "utf-8", newline="", write_through=True)
-        self._writer = csv.writer(self._text, lineterminator="\n")
-        self._header: list[str] | None = None
+        self._stream = stream
+        self._header: list[str] = []
 
-    def add(self, row: Row) -> None:
-        if not isinstance(row, dict) or not all(isinstance(value, str) for value in row.values()):
-            raise InputError("CSV holds plain text columns only; write JSON lines or Parquet")
-        if self._header is None:
-            self._header = list(row)
-            self._writer.writerow(self._header)
-        if list(row) != self._header:
-            raise InputError(f"CSV rows have the same columns: {', '.join(self._header)}, found {', '.join(row)}")
+    def add(self, rows: list[Row]) -> None:
+        header = self._header or list(rows[0])
+        for row in rows:
+            if not isinstance(row, dict) or not all(isinstance(value, str) for value in row.values()):
+                raise InputError("CSV holds plain text columns only; write JSON lines or Parquet")
+            if list(row) != header:
+                raise InputError(f"CSV rows have the same columns: {', '.join(header)}, found {', '.join(row)}")
+        text = io.StringIO(newline="")
         # A lone carriage return would read back as a row's end in some readers; csv quotes it.
-        self._writer.writerow(row.values())
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows([*([] if self._header else [header]), *(row.values() for row in rows)])
+        self._stream.write(text.getvalue().encode())
+        self._header = header
 
     def close(self) -> None:
-        self._text.detach()
+        pass
 
 
 class _Parquet:
-    """Row groups of 1024; the columns are those of the first group."""
+    """Rows laid down as JSON lines until all column types are known, then written in groups of 1024."""
 
-    def __init__(self, stream: IO[bytes], format: Format) -> None:
+    def __init__(self, stream: IO[bytes], laid: IO[bytes]) -> None:
         self._arrow = pyarrow()
         self._stream = stream
-        self._rows: list[Row] = []
-        self._table: Any = None
+        self._laid = laid
+        self._columns = columns.NOTHING
 
-    def add(self, row: Row) -> None:
-        self._rows.append(row)
-        if len(self._rows) == 1024:
-            self._flush()
-
-    def _flush(self) -> None:
-        schema = self._table.schema if self._table else None
-        try:
-            table = self._arrow.Table.from_pylist(self._rows, schema=schema)
-        except (self._arrow.ArrowInvalid, self._arrow.ArrowTypeError) as error:
-            raise InputError(f"these rows do not make one Parquet table: {error}") from None
-        if schema is not None and any(set(row) - set(schema.names) for row in self._rows):
-            raise InputError("a later row has columns that the first 1024 rows have not; write JSON lines instead")
-        if self._table is None:
-            self._table = self._arrow.parquet.ParquetWriter(self._stream, table.schema, compression="zstd")
-        self._table.write_table(table)
-        self._rows.clear()
+    def add(self, rows: list[Row]) -> None:
+        lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
+        found = self._columns
+        for row in rows:
+            if not isinstance(row, dict):
+                raise InputError(f"a Parquet row has named columns, here a row is an {kind(row)}: write JSON lines")
+            found = columns.merged(found, columns.type_of(row))
+        self._columns = found
+        self._laid.write(lines)
 
     def close(self) -> None:
-        if self._rows or self._table is None:
-            self._flush()
-        self._table.close()
+        self._laid.seek(0)
+        schema = columns.schema(self._columns)
+        with self._arrow.parquet.ParquetWriter(self._stream, schema, compression="zstd") as file:
+            while lines := list(itertools.islice(self._laid, 1024)):
+                file.write_table(columns.table([json.loads(line) for line in lines], self._columns))
 
 
-_WRITERS: dict[Layout, Callable[[IO[bytes], Format], RowWriter]] = {
-    "json": _Array,
-    "jsonl": _Lines,
-    "object": _Object,
-    "csv": _Csv,
-    "parquet": _Parquet,
-}
-
-
-def row_writer(stream: IO[bytes], format: Format, layout: Layout | None = None) -> RowWriter:
-    """Return the writer of a format's layout on a stream."""
-    return _WRITERS[layout or format.layout](stream, format)
+def row_writer(stack: contextlib.ExitStack, stream: IO[bytes], format: Format, layout: Layout) -> RowWriter:
+    """Return the writer of a layout on a stream; what it needs meanwhile is closed with `stack`."""
+    if layout == "parquet":
+        return _Parquet(stream, stack.enter_context(tempfile.TemporaryFile()))
+    writers: dict[Layout, Callable[[IO[bytes], Format], RowWriter]]
+    writers = {"json": _Array, "jsonl": _Lines, "object": _Object, "csv": _Csv}
+    return writers[layout](stream, format)
 
 
 @contextlib.contextmanager
@@ -204,7 +195,8 @@ def _compressed(target: Path, raw: IO[bytes]) -> Iterator[IO[bytes]]:
         with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as zipped:
             yield cast(IO[bytes], zipped)
     elif target.suffix == ".zst":
-        with zstd(str(target)).ZstdFile(raw, "w") as packed:
+        module = zstd(str(target))
+        with module.ZstdFile(raw, "w", options={module.CompressionParameter.checksum_flag: True}) as packed:
             yield cast(IO[bytes], packed)
     else:
         yield raw

@@ -12,24 +12,19 @@ from typing import Any
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats.format import Format, Row, fields, has, kind, strings
-from selfinstruct.formats.messages import checked, message_list, message_rows, read_messages
-from selfinstruct.formats.shape import pairs, tiers
-from selfinstruct.values import Comparison, Dialogue, Message, Record, Response
+from selfinstruct.formats.messages import message_keys, message_list, message_rows, read_messages
+from selfinstruct.formats.shape import pairs, plain_prompt, prompt_dialogue, said, tiers, two
+from selfinstruct.formats.turns import checked
+from selfinstruct.values import Comparison, Dialogue, Record, Response
 
 
 def _asked(prompt: str | Dialogue) -> list[dict[str, Any]]:
-    dialogue = as_dialogue(prompt)
+    dialogue = prompt_dialogue(prompt)
     return message_rows(dialogue.system, checked(dialogue, "user"))
 
 
 def _answer(response: Response) -> list[dict[str, Any]]:
-    return [{"role": "assistant", "content": _said(response)}]
-
-
-def _said(response: Response) -> str:
-    if not response.content.strip():
-        raise InputError("a response is empty")
-    return response.content
+    return [{"role": "assistant", "content": said(response)}]
 
 
 def _plain(prompt: str | Dialogue) -> str:
@@ -58,11 +53,6 @@ def _read_answer(value: Any, key: str) -> str:
     return messages[0].content
 
 
-def two(better: str, worse: str) -> tuple[Response, Response]:
-    """Return a better and a worse response, ranked."""
-    return Response(better, rank=0), Response(worse, rank=1)
-
-
 def _decode_preference(row: Row) -> list[Record]:
     row = fields(row)
     chosen, rejected = row.get("chosen"), row.get("rejected")
@@ -87,7 +77,7 @@ def _encode_preference(comparison: Comparison) -> list[Row]:
 
 def _encode_preference_text(comparison: Comparison) -> list[Row]:
     asked = _plain(comparison.prompt)
-    return [{"prompt": asked, "chosen": _said(b), "rejected": _said(w)} for b, w in pairs(comparison)]
+    return [{"prompt": asked, "chosen": said(b), "rejected": said(w)} for b, w in pairs(comparison)]
 
 
 def labelled(comparison: Comparison) -> list[tuple[Response, bool]]:
@@ -121,7 +111,7 @@ def _encode_kto(comparison: Comparison) -> list[Row]:
 
 def _encode_kto_text(comparison: Comparison) -> list[Row]:
     asked = _plain(comparison.prompt)
-    return [{"prompt": asked, "completion": _said(r), "label": good} for r, good in labelled(comparison)]
+    return [{"prompt": asked, "completion": said(r), "label": good} for r, good in labelled(comparison)]
 
 
 def _matches_kto(row: Row) -> int:
@@ -153,19 +143,6 @@ def _decode_axolotl_dpo(row: Row) -> list[Record]:
     return [Comparison(_read_prompt(row.get("messages")), responses)]
 
 
-def plain_prompt(prompt: Dialogue) -> str | Dialogue:
-    """Return a prompt of one bare user message as its text."""
-    match prompt:
-        case Dialogue(messages=(Message(role="user", content=content),), system=""):
-            return content
-    return prompt
-
-
-def as_dialogue(prompt: str | Dialogue) -> Dialogue:
-    """Return a prompt as a dialogue."""
-    return Dialogue((Message("user", prompt),)) if isinstance(prompt, str) else prompt
-
-
 def _encode_axolotl_dpo(comparison: Comparison) -> list[Row]:
     asked = _asked(comparison.prompt)
     return [
@@ -174,14 +151,10 @@ def _encode_axolotl_dpo(comparison: Comparison) -> list[Row]:
     ]
 
 
+_PAIR_KEYS = (*message_keys("prompt"), *message_keys("chosen"), *message_keys("rejected"))
+_LABEL_KEYS = (*message_keys("prompt"), *message_keys("completion"), "label")
 _BETTER = Comparison("Name a planet.", two("Mars.", "The Sun."))
 _GOOD = Comparison("Name a planet.", (Response("Mars.", score=1.0),))
-_MESSAGES_RULES = (
-    "user first, then in turn, assistant last; tool results follow their call; no empty turn; final role names "
-    "(TRL does not map human and gpt)"
-)
-
-
 FORMATS = (
     Format(
         name="preference",
@@ -189,7 +162,7 @@ FORMATS = (
         source="trl docs/source/dataset_formats.md (preference)",
         layout="jsonl",
         kinds=frozenset({Comparison}),
-        keys=("prompt", "chosen", "rejected"),
+        keys=_PAIR_KEYS,
         decode=_decode_preference,
         encode=_encode_preference,
         matches=lambda row: (
@@ -208,7 +181,7 @@ FORMATS = (
         source="trl docs/source/dataset_formats.md (preference, standard)",
         layout="jsonl",
         kinds=frozenset({Comparison}),
-        keys=("prompt", "chosen", "rejected"),
+        keys=_PAIR_KEYS,
         decode=_decode_preference,
         encode=_encode_preference_text,
         matches=lambda row: 3 * strings(row, "prompt", "chosen", "rejected"),
@@ -221,7 +194,7 @@ FORMATS = (
         source="trl docs/source/dataset_formats.md (unpaired preference)",
         layout="jsonl",
         kinds=frozenset({Comparison}),
-        keys=("prompt", "completion", "label"),
+        keys=_LABEL_KEYS,
         decode=_decode_kto,
         encode=_encode_kto,
         matches=_matches_kto,
@@ -234,7 +207,7 @@ FORMATS = (
         source="trl docs/source/dataset_formats.md (unpaired preference, standard)",
         layout="jsonl",
         kinds=frozenset({Comparison}),
-        keys=("prompt", "completion", "label"),
+        keys=_LABEL_KEYS,
         decode=_decode_kto,
         encode=_encode_kto_text,
         matches=lambda row: 4 * (strings(row, "prompt", "completion") and isinstance(row.get("label"), bool)),
@@ -247,7 +220,7 @@ FORMATS = (
         source="axolotl docs/dataset-formats, prompt_strategies/dpo/chat_template.py",
         layout="jsonl",
         kinds=frozenset({Comparison}),
-        keys=("messages", "chosen", "rejected"),
+        keys=(*message_keys("messages"), *message_keys("chosen"), *message_keys("rejected")),
         decode=_decode_axolotl_dpo,
         encode=_encode_axolotl_dpo,
         matches=lambda row: 4 * (message_list(row, "messages") and has(row, "chosen", "rejected")),

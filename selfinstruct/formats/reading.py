@@ -65,10 +65,6 @@ class Reading:
             self.records += len(found)
             yield from found
 
-    def _known(self, key: str) -> bool:
-        # Koala numbers its keys: human_0 is one of human_N.
-        return key in self.format.keys or key.rstrip("0123456789") + "N" in self.format.keys
-
     def _groups(self) -> Iterator[list[Item]]:
         group_rows = self.format.group_rows
         if group_rows is None:
@@ -84,13 +80,9 @@ class Reading:
         for item in group:
             if item.fault:
                 raise InputError(item.fault)
-        if self.format.group_rows is None:
-            records = self.format.decode(group[0].value)
-        else:
-            records = self.format.decode([item.value for item in group])
+        records = self.format.records([item.value for item in group])
         for item in group:
-            if isinstance(item.value, dict):
-                self.ignored.update(key for key in item.value if not self._known(key))
+            self.ignored.update(set(self.format.unknown(item.value)))
         return records
 
 

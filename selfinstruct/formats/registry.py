@@ -108,7 +108,7 @@ def _readings(format: Format, rows: Iterable[Row]) -> list[list[Record] | None]:
     found: list[list[Record] | None] = []
     for row in rows:
         try:
-            found.append(format.decode([row] if format.group_rows else row))
+            found.append(format.records([row]))
         except InputError:
             found.append(None)
     return found

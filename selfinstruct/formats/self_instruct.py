@@ -12,7 +12,7 @@ from typing import Any
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats import alpaca
-from selfinstruct.formats.format import Format, Row, fields, has, items, kind, rest, strings, text
+from selfinstruct.formats.format import Format, Row, fields, has, identity, items, kind, rest, strings, text
 from selfinstruct.values import Instance, Record, Task
 
 END_OF_TEXT = "<|endoftext|>"
@@ -33,7 +33,7 @@ def decode(row: Row) -> list[Record]:
     instances = tuple(
         Instance(text(fields(entry), "input", ""), text(fields(entry), "output")) for entry in items(row, "instances")
     )
-    return [Task(text(row, "instruction"), instances, verdict, text(row, "id", ""), text(row, "name", ""))]
+    return [Task(text(row, "instruction"), instances, verdict, identity(row, "id"), text(row, "name", ""))]
 
 
 def encode(task: Task) -> list[Row]:
@@ -188,7 +188,7 @@ FORMATS = (
         source=_REPO + "data/seed_tasks.jsonl; LianjiaTech/BELLE zh_seed_tasks.json",
         layout="jsonl",
         kinds=frozenset({Task}),
-        keys=("id", "name", "instruction", "instances", "is_classification"),
+        keys=("id", "name", "instruction", "instances", "instances.input", "instances.output", "is_classification"),
         decode=decode,
         encode=encode,
         matches=lambda row: 3 * (strings(row, "instruction") and isinstance(row.get("instances"), list)),

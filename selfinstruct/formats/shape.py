@@ -91,11 +91,31 @@ def pairs(comparison: Comparison, limit: int = 10) -> list[tuple[Response, Respo
     return found[:limit]
 
 
-def prompt_dialogue(comparison: Comparison) -> Dialogue:
-    """Return the comparison's prompt as a dialogue that ends on the person."""
-    if isinstance(comparison.prompt, str):
-        return Dialogue((Message("user", comparison.prompt),))
-    return comparison.prompt
+def prompt_dialogue(prompt: str | Dialogue) -> Dialogue:
+    """Return the prompt as a dialogue."""
+    return Dialogue((Message("user", prompt),)) if isinstance(prompt, str) else prompt
+
+
+def plain_prompt(prompt: Dialogue) -> str | Dialogue:
+    """Return a prompt of one bare user message as its text: the way back from `prompt_dialogue`."""
+    text = prompt.messages[0].content if len(prompt.messages) == 1 else ""
+    return text if prompt == prompt_dialogue(text) else prompt
+
+
+def two(better: str, worse: str) -> tuple[Response, Response]:
+    """Return a better and a worse response, ranked."""
+    return Response(better, rank=0), Response(worse, rank=1)
+
+
+def said(response: Response) -> str:
+    """Return the text of a response that a trainer learns from or against.
+
+    Raises:
+        InputError: it is empty.
+    """
+    if not response.content.strip():
+        raise InputError("a response is empty")
+    return response.content
 
 
 def reshape(record: Record, kinds: Iterable[type[Record]]) -> Record:
@@ -196,8 +216,14 @@ def _missing_extra(extra: Mapping[str, Any], others: Sequence[Mapping[str, Any]]
     return [
         key
         for key, value in extra.items()
-        if key not in _SPELLING and not any(key in other and other[key] == value for other in others)
+        if key not in _SPELLING and not any(key in other and _within(value, other[key]) for other in others)
     ]
+
+
+def _within(value: Any, other: Any) -> bool:
+    if isinstance(value, dict) and isinstance(other, dict):
+        return all(key in other and _within(inner, other[key]) for key, inner in value.items())
+    return bool(value == other)
 
 
 def _as_dialogue(record: Record) -> Dialogue | None:
@@ -228,11 +254,13 @@ def _compare_dialogue(dialogue: Dialogue, back: Sequence[Record]) -> Loss:
             if theirs.tool_calls:
                 return Loss(corrupt="the tool calls read back differently")
             content.append("tool calls")
-        if [call.id for call in mine.tool_calls] != [call.id for call in theirs.tool_calls]:
+        if any(
+            call.id and call.id != other.id for call, other in zip(mine.tool_calls, theirs.tool_calls, strict=False)
+        ):
             labels.append("tool call ids")
-        if mine.name != theirs.name:
+        if mine.name and mine.name != theirs.name:
             labels.append("tool names")
-        if mine.tool_call_id != theirs.tool_call_id:
+        if mine.tool_call_id and mine.tool_call_id != theirs.tool_call_id:
             labels.append("tool call ids")
     for key in _missing_extra(dialogue.extra, [other.extra]):
         if key == "tools":
@@ -247,13 +275,13 @@ def _compare_dialogue(dialogue: Dialogue, back: Sequence[Record]) -> Loss:
 
 
 def _compare_comparison(comparison: Comparison, back: Sequence[Record]) -> Loss:
-    asked = prompt_dialogue(comparison)
+    asked = prompt_dialogue(comparison.prompt)
     content: list[str] = []
     labels: list[str] = []
     seen: list[Response] = []
     found = [other for other in back if isinstance(other, Comparison)]
     for other in found:
-        loss = _compare_dialogue(asked, [prompt_dialogue(other)])
+        loss = _compare_dialogue(asked, [prompt_dialogue(other.prompt)])
         if loss.corrupt:
             return Loss(corrupt="the prompt reads back differently")
         content += loss.content

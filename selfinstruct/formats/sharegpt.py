@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfinstruct.errors import InputError
-from selfinstruct.formats.format import Format, Row, compact, fields, has, items, rest, text
-from selfinstruct.formats.transcript import alternating
+from selfinstruct.formats.format import Format, Row, compact, fields, has, identity, items, rest, text
+from selfinstruct.formats.turns import alternating
 from selfinstruct.values import Dialogue, Message, Record, Role
 
 ROLES: Mapping[str, Role] = {
@@ -22,6 +22,7 @@ ROLES: Mapping[str, Role] = {
     "system": "system",
 }
 """The names met in ShareGPT dumps; FastChat itself knows human and gpt only."""
+TURN_KEYS = ("conversations", "conversations.from", "conversations.value")
 
 
 def conversation(row: Mapping[str, Any], roles: Mapping[str, Role]) -> tuple[Message, ...]:
@@ -56,7 +57,7 @@ def _decode(row: Row) -> list[Record]:
     system = ""
     if messages and messages[0].role == "system":
         system, messages = messages[0].content, messages[1:]
-    return [Dialogue(messages, system=system, id=text(row, "id", ""), extra=rest(row, "model", "plugins"))]
+    return [Dialogue(messages, system=system, id=identity(row, "id"), extra=rest(row, "model", "plugins"))]
 
 
 def _encode(dialogue: Dialogue) -> list[Row]:
@@ -84,7 +85,7 @@ FORMATS = (
         source="lm-sys/FastChat fastchat/data and fastchat/train/train.py; FreedomIntelligence/LLMZoo",
         layout="json",
         kinds=frozenset({Dialogue}),
-        keys=("id", "conversations", "model", "plugins"),
+        keys=("id", *TURN_KEYS, "model", "plugins"),
         decode=_decode,
         encode=_encode,
         matches=_matches,
@@ -97,7 +98,8 @@ FORMATS = (
             ),
             id="nile_0",
         ),
-        works="human first, gpt last, strict alternation, no empty turn, unique ids (made of content when missing); "
+        works="human first, gpt last, strict alternation, no empty turn, unique ids (made of content when missing, "
+        "with the record's number behind them when there before); "
         "no system prompt: FastChat skips or fails on it",
         unique="id",
     ),

@@ -6,12 +6,13 @@ import math
 from typing import Any
 
 from selfinstruct.errors import InputError
-from selfinstruct.formats.format import Format, Row, fields, items, kind, number, rest, strings, text
-from selfinstruct.formats.shape import pairs
+from selfinstruct.formats.format import Format, Row, fields, identity, items, number, rest, strings, text
+from selfinstruct.formats.shape import pairs, two
 from selfinstruct.values import Comparison, Record, Response
 
 _POST_EXTRA = ("date", "metadata")
 _ANSWER_EXTRA = ("author", "author_id", "author_profile", "selected")
+_ANSWER_KEYS = ("answer_id", *_ANSWER_EXTRA, "pm_score", "text")
 
 
 def score(upvotes: int, accepted: bool) -> int:
@@ -25,15 +26,6 @@ def score(upvotes: int, accepted: bool) -> int:
     return round(math.log2(1 + upvotes)) + accepted
 
 
-def _identity(row: Any, key: str) -> str:
-    value = row.get(key)
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise InputError(f'"{key}" must be a number or a string, found {kind(value)}')
-    return str(value)
-
-
 def _identity_value(identity: str) -> int | str:
     plain = identity.isascii() and identity.isdigit() and len(identity) < 19
     return int(identity) if plain and (identity == "0" or identity[0] != "0") else identity
@@ -44,13 +36,13 @@ def _decode_posts(row: Row) -> list[Record]:
     responses, kept = [], []
     for answer in map(fields, items(row, "answers")):
         responses.append(
-            Response(text(answer, "text"), score=number(answer, "pm_score"), id=_identity(answer, "answer_id"))
+            Response(text(answer, "text"), score=number(answer, "pm_score"), id=identity(answer, "answer_id"))
         )
         kept.append(rest(answer, *_ANSWER_EXTRA))
     if not responses:
         raise InputError("the question has no answer")
     extra = rest(row, *_POST_EXTRA) | ({"answers": kept} if any(kept) else {})
-    return [Comparison(text(row, "question"), tuple(responses), _identity(row, "qid"), extra)]
+    return [Comparison(text(row, "question"), tuple(responses), identity(row, "qid"), extra)]
 
 
 def _encode_posts(comparison: Comparison) -> list[Row]:
@@ -83,9 +75,8 @@ def _question(comparison: Comparison) -> str:
 
 def _decode_pair(row: Row) -> list[Record]:
     row = fields(row)
-    better, worse = text(row, "response_j"), text(row, "response_k")
-    responses = (Response(better, rank=0), Response(worse, rank=1))
-    return [Comparison(text(row, "question"), responses, _identity(row, "qid"), rest(row, *_POST_EXTRA))]
+    responses = two(text(row, "response_j"), text(row, "response_k"))
+    return [Comparison(text(row, "question"), responses, identity(row, "qid"), rest(row, *_POST_EXTRA))]
 
 
 def _encode_pair(comparison: Comparison) -> list[Row]:
@@ -111,9 +102,7 @@ FORMATS = (
         decode=_decode_pair,
         encode=_encode_pair,
         matches=lambda row: 4 * strings(row, "question", "response_j", "response_k"),
-        example=Comparison(
-            "How do I sort a list?", (Response("Call sorted(x).", rank=0), Response("No idea.", rank=1)), "17"
-        ),
+        example=Comparison("How do I sort a list?", two("Call sorted(x).", "No idea."), "17"),
         works="j strictly better than k, ties left out, at most ten pairs a question",
     ),
     Format(
@@ -122,7 +111,7 @@ FORMATS = (
         source="card of HuggingFaceH4/stack-exchange-preferences",
         layout="jsonl",
         kinds=frozenset({Comparison}),
-        keys=("qid", "question", "answers", "date", "metadata"),
+        keys=("qid", "question", "answers", *(f"answers.{key}" for key in _ANSWER_KEYS), "date", "metadata"),
         decode=_decode_posts,
         encode=_encode_posts,
         matches=_matches_posts,

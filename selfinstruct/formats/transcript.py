@@ -1,54 +1,14 @@
-"""Dialogues written inside one string, with a label before each turn, and the formats made of them."""
+"""Dialogues written inside one string, with a label before each turn: Guanaco, HuaTuo, BianQue, Baize."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats import alpaca
-from selfinstruct.formats.format import Format, Row, fields, rest, strings, text
-from selfinstruct.values import Dialogue, Instance, Message, Record, Role, Task
-
-
-def turns(transcript: str, label: re.Pattern[str], people: Sequence[str]) -> list[Message] | None:
-    """Split a transcript at its labels; None when it does not start with one.
-
-    `label` matches from the separator to the text and captures the name; the names in `people` are the
-    user's, others the assistant's. The text of a turn is kept as it stands.
-    """
-    first = label.match(transcript)
-    if first is None:
-        return None
-    parts = label.split(transcript)
-    messages: list[Message] = []
-    for name, content in zip(parts[1::2], parts[2::2], strict=True):
-        role: Role = "user" if name in people else "assistant"
-        messages.append(Message(role, content))
-    return messages
-
-
-def alternating(dialogue: Dialogue) -> tuple[Message, ...]:
-    """Return the messages, checked: user first, assistant last, strictly in turn, none empty, no tools.
-
-    Raises:
-        InputError: which message breaks which rule.
-    """
-    messages = dialogue.messages
-    if not messages:
-        raise InputError("the dialogue is empty")
-    for index, message in enumerate(messages):
-        wanted = "user" if index % 2 == 0 else "assistant"
-        if message.role != wanted:
-            raise InputError(f"message {index + 1} must be the {wanted}'s, found {message.role}")
-        if message.tool_calls:
-            raise InputError(f"message {index + 1} calls a tool, which this format can't hold")
-        if not message.content.strip():
-            raise InputError(f"message {index + 1} ({message.role}) is empty")
-    if messages[-1].role != "assistant":
-        raise InputError("the dialogue must end with the assistant")
-    return messages
-
+from selfinstruct.formats.format import Format, Row, fields, identity, rest, strings, text
+from selfinstruct.formats.turns import alternating, turns
+from selfinstruct.values import Dialogue, Instance, Message, Record, Task
 
 # --- Guanaco (JosephusCheung/GuanacoDataset): history in instruction, last user turn in input
 
@@ -97,7 +57,7 @@ def _decode_huatuo(row: Row) -> list[Record]:
         return alpaca.decode(row)
     if packed[-1].role == "assistant" and not packed[-1].content.strip():
         packed.pop()
-    return [Dialogue((*packed, Message("assistant", text(row, "output"))), id=text(row, "id", ""))]
+    return [Dialogue((*packed, Message("assistant", text(row, "output"))), id=identity(row, "id"))]
 
 
 def _encode_huatuo(record: Task | Dialogue) -> list[Row]:

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any, cast
@@ -17,7 +17,7 @@ from selfinstruct.errors import InputError
 from selfinstruct.formats import registry, shape
 from selfinstruct.formats.format import Format, Layout, Row, kind
 from selfinstruct.formats.outputs import RowWriter, created, layout_of, row_writer, save
-from selfinstruct.values import Record
+from selfinstruct.values import Comparison, Record
 
 EVAL_EVERY = 20
 """In a train/eval folder every 20th record, the first included, is for evaluation."""
@@ -45,13 +45,15 @@ class Report:
     """What became of the records: each is in `written` or in `refused_count`, never in both.
 
     `refused` and `reduced` list (id or position, reason), unless a callback took them. `labels`
-    counts the records whose id, name, score, ... the format has no place for.
+    counts the records whose id, name, score, ... the format has no place for, `renumbered` those whose id
+    was there before in a format of unique ids: they got a number behind it.
     """
 
     written: int = 0
     rows: int = 0
     refused_count: int = 0
     reduced_count: int = 0
+    renumbered: int = 0
     refused: list[tuple[str | int, str]] = field(default_factory=list)
     reduced: list[tuple[str | int, str]] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -83,8 +85,12 @@ def write(
     """
     chosen = registry.get(format) if isinstance(format, str) else format
     report = Report()
+    path = Path(target) if isinstance(target, str | os.PathLike) and str(target) != "-" else None
+    if path is not None and chosen.beside is not None:
+        # Here it may only object; what is written is made at the end.
+        chosen.beside(path)
     with contextlib.ExitStack() as stack:
-        outputs, layout = _outputs(stack, chosen, target)
+        outputs, layout = _outputs(stack, chosen, path or target)
         writer = _Writer(chosen, layout, outputs, report, lossy, on_refused)
         numbered = enumerate(records)
         if chosen.group_records is None:
@@ -98,26 +104,23 @@ def write(
             raise InputError(f"{target}: {chosen.name} needs both train.json and eval.json: at least two records")
         for output in outputs:
             output.close()
-    if chosen.beside is not None and isinstance(target, str | os.PathLike) and str(target) != "-":
-        save(Path(target), sorted(chosen.beside(Path(target)).items()))
+    if path is not None and chosen.beside is not None:
+        save(path, sorted(chosen.beside(path).items()))
     return report
 
 
 def _outputs(stack: contextlib.ExitStack, format: Format, target: Target) -> tuple[list[RowWriter], Layout]:
-    if not isinstance(target, str | os.PathLike):
-        return [row_writer(target, format)], format.layout
-    if format.directory:
-        if str(target) == "-":
-            raise InputError(f"{format.name} is a folder of two files: give one with -o")
-        paths = [Path(target) / "train.json", Path(target) / "eval.json"]
-        return [row_writer(stack.enter_context(created(path)), format) for path in paths], format.layout
-    if str(target) == "-":
-        return [row_writer(cast(IO[bytes], sys.stdout.buffer), format)], format.layout
+    if not isinstance(target, str | os.PathLike) or str(target) == "-":
+        if format.directory:
+            raise InputError(f"{format.name} is a folder of two files: name one")
+        stream = sys.stdout.buffer if isinstance(target, str | os.PathLike) else target
+        return [row_writer(stack, stream, format, format.layout)], format.layout
     path = Path(target)
-    if path.is_dir():
+    if not format.directory and path.is_dir():
         raise InputError(f"{path} is a folder: name a file in it")
     layout = layout_of(format, path)
-    return [row_writer(stack.enter_context(created(path)), format, layout)], layout
+    paths = [path / "train.json", path / "eval.json"] if format.directory else [path]
+    return [row_writer(stack, stack.enter_context(created(each)), format, layout) for each in paths], layout
 
 
 class _Writer:
@@ -157,14 +160,11 @@ class _Writer:
     def _try(self, group: list[tuple[int, Record]]) -> list[shape.Loss]:
         format = self._format
         shaped = [part for _, record in group for part in shape.split(record, format.kinds)]
-        if format.group_records is None:
-            rows = [row for part in shaped for row in format.encode(part)]
-        else:
-            rows = format.encode(shaped)
+        rows = format.rows(shaped)
         if not rows:
             raise InputError("the record makes no row")
-        back = list(_decoded(format, rows))
-        losses = [shape.compare(record, _same_kind(record, back) if len(group) > 1 else back) for _, record in group]
+        back = format.records(rows)
+        losses = [shape.compare(record, _own(record, back) if len(group) > 1 else back) for _, record in group]
         for loss in losses:
             if loss.corrupt:
                 raise InputError(loss.corrupt)
@@ -173,12 +173,13 @@ class _Writer:
         self._check(rows, group[0][0], bool(group[0][1].id))
         output = self._report.written % EVAL_EVERY == 0 if format.directory else 0
         try:
-            for row in rows:
-                self._outputs[int(output)].add(row)
+            self._outputs[int(output)].add(rows)
         except UnicodeEncodeError:
             raise InputError("holds half of a surrogate pair, which is not Unicode text") from None
         except ValueError as error:
             raise InputError(f"can't be written as JSON: {error}") from None
+        except RecursionError:
+            raise InputError("is nested too deep to be written") from None
         self.counts[int(output)] += 1
         self._report.rows += len(rows)
         return losses
@@ -197,12 +198,11 @@ class _Writer:
         if key := self._format.unique:
             for row in rows:
                 # A hash instead of the id, so that ten million rows fit.
-                digest = hash(row[key])
-                if digest in self._seen and not named:
-                    # An id made of the content, and the same content again: the position tells them apart.
-                    row[key] = f"{row[key]}-{index}"
-                elif digest in self._seen:
-                    raise InputError(f'{key} "{row[key]}" is there twice')
+                identity = row[key]
+                if hash(identity) in self._seen:
+                    # Its position tells it apart; a record is worth more than its id.
+                    row[key] = f"{identity}-{index + 1}"
+                    self._report.renumbered += named
                 self._seen.add(hash(row[key]))
 
     def _same_family(self, row: Row) -> None:
@@ -228,13 +228,10 @@ class _Writer:
             self._on_refused(refusal)
 
 
-def _decoded(format: Format, rows: list[Row]) -> Iterator[Record]:
-    if format.group_rows is not None:
-        yield from format.decode(rows)
-        return
-    for row in rows:
-        yield from format.decode(row)
-
-
-def _same_kind(record: Record, back: list[Record]) -> list[Record]:
-    return [other for other in back if type(other) is type(record) and (not record.id or other.id == record.id)]
+def _own(record: Record, back: list[Record]) -> list[Record]:
+    """Return those of a group's records that are, or may be, this one: by id, or by what is asked."""
+    alike = [other for other in back if type(other) is type(record)]
+    if isinstance(record, Comparison):
+        asked = shape.prompt_dialogue(record.prompt).messages
+        alike = [other for other in alike if shape.prompt_dialogue(cast(Comparison, other).prompt).messages == asked]
+    return [other for other in alike if other.id == record.id] or alike

@@ -151,18 +151,25 @@ _schemas = st.lists(st.builds(lambda name: {"name": name, "parameters": {"proper
 _arguments = st.dictionaries(plain, prose | st.integers(), max_size=2).map(lambda v: json.dumps(v, ensure_ascii=False))
 
 
-def tool_dialogues(names: bool) -> st.SearchStrategy[Dialogue]:
-    """Dialogues of turns with and without one tool call; `names`: with ids and tool names."""
+def tool_dialogues(ids: bool, most: int = 2) -> st.SearchStrategy[Dialogue]:
+    """Dialogues of turns without and with tool calls, each answered by a message of the tool's name.
 
-    def turn(asked: str, thoughts: str, calls: list[tuple[str, str]], result: str, reply: str) -> list[Message]:
+    `ids`: calls and answers carry ids.
+    """
+
+    def turn(asked: str, thoughts: str, calls: list[tuple[str, str, str]], reply: str) -> list[Message]:
         if not calls:
             return [Message("user", asked), Message("assistant", reply, thoughts)]
-        made = tuple(ToolCall(name, args, f"c{i}" if names else "") for i, (name, args) in enumerate(calls))
-        tool = Message("tool", result, name=calls[0][0] if names else "", tool_call_id="c0" if names else "")
-        return [Message("user", asked), Message("assistant", "", thoughts, made), tool, Message("assistant", reply)]
+        numbers = [f"c{i}" if ids else "" for i, _ in enumerate(calls)]
+        made = tuple(ToolCall(name, args, id) for id, (name, args, _) in zip(numbers, calls, strict=True))
+        results = [
+            Message("tool", said, name=name, tool_call_id=id)
+            for id, (name, _, said) in zip(numbers, calls, strict=True)
+        ]
+        return [Message("user", asked), Message("assistant", "", thoughts, made), *results, Message("assistant", reply)]
 
-    calls = st.lists(st.tuples(plain, _arguments), max_size=2)
-    turns = st.lists(st.builds(turn, prose, st.just("") | prose, calls, prose, prose), min_size=1, max_size=3)
+    calls = st.lists(st.tuples(plain, _arguments, st.just("") | prose), max_size=most)
+    turns = st.lists(st.builds(turn, prose, st.just("") | prose, calls, prose), min_size=1, max_size=3)
     return st.builds(
         lambda found, system, tools: Dialogue(
             tuple(message for turn in found for message in turn), system, extra={"tools": tools} if tools else {}
@@ -173,15 +180,18 @@ def tool_dialogues(names: bool) -> st.SearchStrategy[Dialogue]:
     )
 
 
-def _moss_turn(asked: str, thoughts: str, calls: list[tuple[str, str]], result: str, reply: str) -> list[Message]:
-    made = tuple(ToolCall(n, json.dumps({ARGUMENTS[n]: a}, ensure_ascii=False)) for n, a in calls)
+unicode = st.text(st.characters(codec="utf-8"), max_size=12)
+"""Any text that is Unicode: quotes, backslashes, line breaks."""
+
+
+def _moss_turn(asked: str, thoughts: str, calls: list[tuple[str, str, str]], reply: str) -> list[Message]:
+    made = tuple(ToolCall(n, json.dumps({ARGUMENTS.get(n, "input"): a}, ensure_ascii=False)) for n, a, _ in calls)
     if not made:
         return [Message("user", asked), Message("assistant", reply, thoughts)]
-    middle = [Message("tool", result)] if result else []
-    return [Message("user", asked), Message("assistant", "", thoughts, made), *middle, Message("assistant", reply)]
+    results = [Message("tool", said, name=name) for name, _, said in calls]
+    return [Message("user", asked), Message("assistant", "", thoughts, made), *results, Message("assistant", reply)]
 
 
-_unquoted = prose.map(lambda text: text.replace('"', "").replace("\n", " "))
 moss_dialogues = st.builds(
     lambda turns, plugins, id, category: Dialogue(
         tuple(message for turn in turns for message in turn),
@@ -194,8 +204,7 @@ moss_dialogues = st.builds(
             _moss_turn,
             prose,
             st.just("") | prose,
-            st.lists(st.tuples(st.sampled_from(sorted(ARGUMENTS)), _unquoted), max_size=2),
-            st.just("") | prose,
+            st.lists(st.tuples(st.sampled_from([*ARGUMENTS, "Weather"]), unicode, prose), max_size=3),
             prose,
         ),
         min_size=1,
@@ -274,9 +283,9 @@ HELD: dict[str, st.SearchStrategy[Record]] = {
     ),
     "stackllama": st.builds(lambda p, found, i: Comparison(p, found, str(i)), prose, _two, st.integers(0, 10**9)),
     "stackexchange": st.builds(lambda p, found, i: Comparison(p, found, str(i)), prose, _scored, st.integers(0, 10**9)),
-    "messages": tool_dialogues(names=True),
-    "axolotl": tool_dialogues(names=True),
-    "parquet": dialogues(),
+    "messages": tool_dialogues(ids=True),
+    "axolotl": tool_dialogues(ids=True),
+    "parquet": tool_dialogues(ids=True),
     "prompt-completion": bare_tasks,
     "preference": preferences,
     "preference-text": plain_preferences,
@@ -289,7 +298,7 @@ HELD: dict[str, st.SearchStrategy[Record]] = {
     "colossalai-kto": good_or_bad,
     "colossalai-lora": dialogues(system=st.just("") | prose),
     "llama-factory": st.one_of(tasks, dialogues(least=2, system=st.just("") | prose), dialogues(system=prose)),
-    "llama-factory-sharegpt": tool_dialogues(names=False),
+    "llama-factory-sharegpt": tool_dialogues(ids=False),
     "llama-factory-ranking": preferences,
     "llama-factory-kto": good_or_bad,
 }

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from selfinstruct import formats
 from selfinstruct.cli.data import convert as command
 from selfinstruct.cli.data import dedup
+from selfinstruct.cli.inspect import list_
 from selfinstruct.convert import convert
 from selfinstruct.errors import ConfigError, InputError
 from selfinstruct.values import Dialogue, Instance, Message, Task
@@ -86,6 +87,42 @@ def test_stdin_to_stdout_and_what_it_took_the_file_for() -> None:
     }
     assert "JSON array, alpaca" in result.stderr
     assert "1 rows in, 0 bad, 1 records" in result.stderr
+
+
+def test_a_kind_that_the_target_never_holds_names_the_formats_that_do(tmp_path: Path) -> None:
+    rows = b'{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
+    with pytest.raises(
+        InputError, match=r"in:1: a comparison can't become a task; formats for comparisons: belle-reward"
+    ):
+        (tmp_path / "in").write_bytes(rows)
+        convert(tmp_path / "in", tmp_path / "out", to="alpaca", source_format="preference")
+
+
+def test_the_list_of_an_earlier_conversion_does_not_stay(tmp_path: Path) -> None:
+    side = tmp_path / "out.json.lost.jsonl"
+    convert(source(tmp_path), tmp_path / "out.json", to="sharegpt", lossy=True)
+    assert side.exists()
+    convert(source(tmp_path), tmp_path / "out.json", to="messages")
+    assert not side.exists()
+
+
+def test_list_formats_shows_shape_keys_an_example_and_what_is_lost() -> None:
+    text = CliRunner().invoke(list_, ["formats"]).stdout
+    for name in formats.names():
+        assert f"{name}: {formats.get(name).summary}\n  shape " in f"{text}\n"
+    assert '  example              {"id": "nile_0", "conversations": [' in text
+    told = {each["format"]: each for each in json.loads(CliRunner().invoke(list_, ["formats", "--json"]).stdout)}
+    assert told["sharegpt"]["keys"] == [
+        "id",
+        "conversations",
+        "conversations.from",
+        "conversations.value",
+        "model",
+        "plugins",
+    ]
+    assert told["sharegpt"]["becomes"]["thoughts"] == "only with --lossy, without thoughts"
+    assert told["messages"]["becomes"]["parallel tool calls"] == "without id"
+    assert told["sharegpt"]["example"][0]["conversations"][0]["from"] == "human"
 
 
 def test_json_report(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from selfinstruct import formats
 from selfinstruct.errors import ConfigError, InputError
 from selfinstruct.formats import koala, registry, self_instruct, stackllama
-from selfinstruct.values import Comparison, Dialogue, Instance, Message, Record, Response, Task
+from selfinstruct.values import Comparison, Dialogue, Instance, Message, Record, Response, Task, ToolCall
 
 GOLDEN = Path(__file__).parent / "golden"
 SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -269,12 +269,15 @@ def test_baize_is_byte_exact_with_its_trailing_marker() -> None:
         ("sharegpt", chat("a", "b", "c"), "end with the assistant"),
         ("sharegpt", Dialogue((Message("assistant", "a"), Message("user", "b"))), "message 1 must be the user's"),
         ("sharegpt", chat("a", " "), r"message 2 \(assistant\) is empty"),
-        ("messages", Dialogue((Message("user", "a"), Message("tool", "b"))), "must be of assistant, found tool"),
+        (
+            "messages",
+            Dialogue((Message("user", "a"), Message("tool", "b"))),
+            "message 2 must be the assistant's, found a tool's",
+        ),
         ("messages", chat("a", "b", "c"), "end with the assistant"),
         ("alpaca", Task("a"), "no instance"),
         ("alpaca", Task("a", (Instance("", " "),)), "output is empty"),
         ("chatdoctor", Task("a", (Instance("", "b"),)), "patient"),
-        ("belle-3.5m", chat("a", "b"), "needs an id"),
         ("guanaco", chat("a\nAssistant: no", "b", "c", "d"), "reads? back differently"),
         ("baize", chat("a", "b\n[|Human|] c"), "reads? back differently"),
         ("preference", Comparison("q", (Response("a", 1.0), Response("b", 1.0))), "no response is better"),
@@ -305,8 +308,10 @@ def test_ids_are_unique_and_made_when_missing() -> None:
     report = formats.write(
         "sharegpt", [chat("a", "b"), chat("a", "b"), chat("c", "d", id="x"), chat("e", "f", id="x")], target
     )
-    assert len({row["id"] for row in json.loads(target.getvalue())}) == 3
-    assert report.refused == [("x", 'id "x" is there twice')]
+    rows = json.loads(target.getvalue())
+    assert [row["id"] for row in rows[2:]] == ["x", "x-4"]
+    assert len({row["id"] for row in rows}) == 4
+    assert (report.refused, report.renumbered) == ([], 1)
 
 
 def test_a_tie_asks_and_an_unknown_shape_is_told() -> None:
@@ -327,6 +332,81 @@ def test_numbered_keys_are_known_and_others_are_counted() -> None:
     with formats.open_records(io.BytesIO(json.dumps(row | {"note": "x"}).encode())) as reading:
         assert list(reading) == [chat("a", "b")]
         assert dict(reading.ignored) == {"note": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "unknown"),
+    [
+        ("messages", {"messages": [{"role": "user", "weight": 0}], "source": "x"}, {"messages.weight", "source"}),
+        ("sharegpt", {"id": 7, "conversations": [{"from": "human", "lang": None}]}, {"conversations.lang"}),
+        ("stackexchange", {"question": "q", "answers": [{"text": "a", "pm_score": 1, "site": "x"}]}, {"answers.site"}),
+        ("moss", {"chat": {"turn_1": {"Human": "a", "Mood": "b"}}}, {"chat.turn_N.Mood"}),
+        ("colossalai-lora", [{"role": "user", "content": "a", "id": 1}], {"id"}),
+        ("alpaca", ["not", {"an": "object"}], {"an"}),
+    ],
+)  # fmt: skip
+def test_keys_that_mean_nothing_are_counted_also_inside(name: str, row: Any, unknown: set[str]) -> None:
+    assert set(formats.get(name).unknown(row)) == unknown
+
+
+TOOL_TURNS = Dialogue(
+    (
+        Message("user", "2*3, and who wrote Faust?"),
+        Message(
+            "assistant",
+            "",
+            "A sum and a search.",
+            (
+                ToolCall("Calculate", '{"expression": "2*3"}', "call_1"),
+                ToolCall("Search", '{"query": "who wrote \\"Faust\\""}', "call_2"),
+            ),
+        ),
+        Message("tool", "6", name="Calculate", tool_call_id="call_1"),
+        Message("tool", "<|1|>: 'Goethe'\n<|2|>: 'Marlowe'", name="Search", tool_call_id="call_2"),
+        Message("assistant", "6; Goethe<sup><|1|></sup>."),
+        Message("user", "Thanks."),
+        Message("assistant", "You are welcome.", "No tool is needed."),
+    ),
+    "You are a helper.\n- Inner thoughts: enabled.\n- Calculator: enabled. API: Calculate(expression)\n",
+    id="tools-1",
+)
+"""What a recipe with tools makes: no extra, several calls in a turn, a turn without one."""
+
+
+@pytest.mark.parametrize(
+    "name", ["messages", "axolotl", "prompt-completion", "llama-factory-sharegpt", "moss", "moss-object"]
+)
+def test_a_recipes_tool_turns_go_into_every_format_of_tools(name: str) -> None:
+    report = formats.write(name, [TOOL_TURNS], io.BytesIO())
+    assert (report.written, report.refused, report.reduced) == (1, [], [])
+    assert set(report.labels) <= {"id", "tool call ids"}
+
+
+def test_moss_from_a_recipes_dialogue() -> None:
+    (row,) = formats.get("moss").encode(TOOL_TURNS)
+    assert (row["conversation_id"], row["meta_instruction"], row["num_turns"]) == ("tools-1", TOOL_TURNS.system, 2)
+    assert row["chat"]["turn_1"] == {
+        "Human": "<|Human|>: 2*3, and who wrote Faust?<eoh>\n",
+        "Inner Thoughts": "<|Inner Thoughts|>: A sum and a search.<eot>\n",
+        "Commands": '<|Commands|>: Calculate("2*3"), Search("who wrote \\"Faust\\"")<eoc>\n',
+        "Tool Responses": "<|Results|>:\nCalculate(\"2*3\") => '6'\n"
+        "Search(\"who wrote \\\"Faust\\\"\") =>\n<|1|>: 'Goethe'\n<|2|>: 'Marlowe'\n<eor>\n",
+        "MOSS": "<|MOSS|>: 6; Goethe<sup><|1|></sup>.<eom>\n",
+    }
+    assert row["chat"]["turn_2"]["Commands"] == "<|Commands|>: None<eoc>\n"
+    assert row["chat"]["turn_2"]["Tool Responses"] == "<|Results|>:\nNone\n<eor>\n"
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in formats.builtin() if Dialogue in formats.get(n).kinds and n not in FOLDERS]
+)
+def test_a_recipes_plain_dialogue_goes_into_every_format_of_dialogues(name: str, tmp_path: Path) -> None:
+    ending = {"csv": ".csv", "parquet": ".parquet"}.get(formats.get(name).layout, ".json")
+    report = formats.write(
+        name, [chat("Hi", "Hello.", "Bye", "Bye!", topic="greetings", id="d1")], tmp_path / f"x{ending}"
+    )
+    assert (report.written, report.refused, report.reduced) == (1, [], [])
+    assert set(report.labels) <= {"id", "topic"}
 
 
 # --- the real thing
@@ -369,6 +449,10 @@ def test_samples_are_recognised_and_read_whole(file: str, name: str, count: int,
         assert (reading.format.name, len(records), reading.bad) == (name, count, 0)
     report = formats.write(name, records, tmp_path / "out.json")
     assert (report.written, report.refused, dict(report.labels)) == (count, [], {})
+    if formats.get(name).beside is not None:
+        with pytest.raises(InputError, match=r"loads files named \.json"):
+            formats.write(name, records, tmp_path / "out.json.gz")
+        return
     packed = tmp_path / "out.json.gz"
     formats.write(name, records, packed)
     assert gzip.decompress(packed.read_bytes()) == (tmp_path / "out.json").read_bytes()

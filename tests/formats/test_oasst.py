@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from selfinstruct import formats
 from selfinstruct.errors import InputError
 from selfinstruct.formats.oasst import FORMATS
-from selfinstruct.values import Comparison, Dialogue
+from selfinstruct.values import Comparison, Dialogue, Message, Response
 from tests.formats.records import prose
 
 TREE, FLAT = FORMATS
@@ -89,6 +91,39 @@ def test_threads_and_rankings_of_a_tree(tree: dict[str, Any]) -> None:
             assert len(ranks) > 1
             assert None not in ranks
             assert ranks == sorted(ranks, key=lambda rank: rank or 0)
+
+
+TREE_OF_ITS_OWN = {"oasst": {"tree": {"message_tree_id": "t1"}}}
+MADE: list[Dialogue | Comparison] = [
+    Comparison("Q", (Response("A", rank=0, id="a1"), Response("B", rank=1, id="a2")), "p1", TREE_OF_ITS_OWN),
+    Comparison(
+        Dialogue((Message("user", "Q"), Message("assistant", "A"), Message("user", "Q2"))),
+        (Response("C", score=2.0, id="b1"), Response("D", score=1.0, id="b2")),
+        "p2",
+        TREE_OF_ITS_OWN,
+    ),
+]
+
+
+def test_comparisons_made_elsewhere_are_one_tree_with_their_ids() -> None:
+    target = io.BytesIO()
+    report = formats.write("oasst", MADE, target)
+    assert (report.written, report.rows, report.refused, dict(report.labels)) == (2, 1, [], {"scores": 1})
+    back = list(formats.read(io.BytesIO(target.getvalue())))
+    found = {
+        record.id: [response.id for response in record.responses] for record in back if isinstance(record, Comparison)
+    }
+    assert found == {"p1": ["a1", "a2"], "p2": ["b1", "b2"]}
+    assert {record.id for record in back if isinstance(record, Dialogue)} == {"a2", "b1", "b2"}
+
+
+def test_a_comparison_alone_is_a_tree_of_its_own() -> None:
+    target = io.BytesIO()
+    report = formats.write("oasst-messages", [replace(record, extra={}) for record in MADE], target)
+    assert (report.written, report.rows, report.refused) == (2, 8, [])
+    rows = [json.loads(line) for line in target.getvalue().splitlines()]
+    assert [row["message_id"] for row in rows[:3]] == ["p1", "a1", "a2"]
+    assert {row["message_tree_id"] for row in rows[:3]} == {"p1"}
 
 
 def test_parquet_labels_read_as_the_json_ones() -> None:

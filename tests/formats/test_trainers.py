@@ -64,7 +64,7 @@ def written_rows(name: str, record: Record) -> list[dict[str, Any]]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(record=st.one_of(any_record, tool_dialogues(names=False), dialogues(), preferences))
+@given(record=st.one_of(any_record, tool_dialogues(ids=False), dialogues(), preferences))
 def test_every_row_we_write_is_one_the_trainer_keeps(record: Record) -> None:
     for row in written_rows("deepspeed-chat", record):
         assert deepspeed_keeps(row)
