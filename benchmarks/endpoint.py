@@ -222,7 +222,7 @@ async def run(job: Job, backend: Any = None, on_commit: Callable[[int], None] | 
         with contextlib.suppress(Stopped):
             await session.work(committed)
         found = clock.read() | {"loop": time.thread_time() - loop_before, "novelty": index.spent}
-        done = store.view.summary("tasks")
+        done = store.view.summary()
     return found | {"requests": done.requests, "records": done.accepted, "candidates": done.candidates}
 
 

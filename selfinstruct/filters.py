@@ -13,10 +13,10 @@ import re
 import types
 import typing
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 
 from selfinstruct.errors import ConfigError
 from selfinstruct.identification import identifier, letters, prose, script_shares, variant_counts
@@ -27,7 +27,7 @@ from selfinstruct.languages import (
     closest,
     is_unspaced,
     own_scripts,
-    script,
+    script_counts,
     telling_scripts,
     tokens,
 )
@@ -272,12 +272,13 @@ def no_tokens(pack: LanguagePack) -> Filter:
 def empty_output(pack: LanguagePack) -> Filter:
     """Reject an empty output, or one that only says that there is none ("N/A") where that was no answer to choose."""
     none = {_plain(spelling) for spelling in pack.no_output}
+    longest = max(map(len, none), default=0)
 
     def judge(task: Task, candidate: Candidate) -> Verdict:
         for case in task.instances:
             if not case.output.strip():
                 return "empty", {}
-            said = _plain(case.output)
+            said = _plain(case.output, longest + 1)
             if said and said in none and said not in _plain(task.instruction + case.input):
                 return "says_none", {"output": case.output[:40]}
         return None
@@ -323,20 +324,21 @@ def repetition(
     (a sound legal text in BELLE's seeds repeats 46 % of them). An output of fewer than `minimum_tokens` words or
     characters is only looked at for the runs.
     """
+    same = re.compile(rf"([^\W_])\1{{{max(character_run, 1) - 1},}}")
 
     def judge(task: Task, candidate: Candidate) -> Verdict:
         for case in task.instances:
             words = tokens(case.output)
-            unspaced = sum(is_unspaced(word) for word in words)
+            unspaced = 0 if case.output.isascii() else sum(map(is_unspaced, words))
             size = 5 if 2 * unspaced > len(words) else 3
-            grams = [tuple(words[at : at + size]) for at in range(len(words) - size + 1)]
-            share = 1 - len(set(grams)) / len(grams) if grams else 0.0
+            grams = set(zip(*(words[at:] for at in range(size)), strict=False))
+            share = 1 - len(grams) / (len(words) - size + 1) if grams else 0.0
             if len(words) >= minimum_tokens and share > maximum:
                 return "repeated_grams", {"share": round(share, 4), "maximum": maximum, "gram": size}
             lines = [line.strip() for line in case.output.splitlines() if any(map(str.isalnum, line))]
             if (run := _longest_run(lines)) >= line_run:
                 return "repeated_line", {"run": run, "maximum": line_run - 1}
-            if (run := _longest_run([char if char.isalnum() else "" for char in case.output])) >= character_run:
+            if run := max((len(found[0]) for found in same.finditer(case.output)), default=0):
                 return "repeated_character", {"run": run, "maximum": character_run - 1}
         return None
 
@@ -450,8 +452,12 @@ _TEMPLATE_MARK = re.compile(
 )
 
 
+_MARK_BEGINS = re.compile(r"[<\[]")
+_DIGIT = re.compile(r"\d")
+
+
 def _leaked(where: str, text: str, pack: LanguagePack) -> str | None:
-    found = _SEPARATOR_LINE.search(text) or _TEMPLATE_MARK.search(text)
+    found = _SEPARATOR_LINE.search(text) or (_MARK_BEGINS.search(text) and _TEMPLATE_MARK.search(text))
     if found:
         return found[0].strip()
     lines = text.split("\n")
@@ -466,6 +472,8 @@ def _leaked(where: str, text: str, pack: LanguagePack) -> str | None:
         # "1. Input: ... 2. Processing: ... 3. Output: ..." explains a machine; "5. Input:" out of nowhere is ours.
         if label.number is not None and label.number > 1 and label.number - 1 not in items and not label.task:
             return lines[label.line].strip()
+    if _DIGIT.search(text) is None:
+        return None
     seen: set[tuple[str, Kind]] = set()
     for match in _numbered_label(pack).finditer(text):
         number, kind = match["number"], label_kinds(pack).get(match["label"].casefold(), "instruction")
@@ -579,7 +587,7 @@ def language_script(
 
     def judge(said: _Said) -> Verdict:
         text = prose(said.text)
-        counted = Counter(script(char) for char in text if char.isalpha())
+        counted = script_counts(text)
         if not counted:
             return None
         (main, _), *_ = counted.most_common(1)
@@ -610,7 +618,7 @@ def language_script(
 
 def _asked_scripts(said: _Said, minimum_letters: int) -> set[str]:
     """Return the scripts of what was asked; Latin only from some letters on, for "T-shirt" asks for no English."""
-    counted = Counter(script(char) for char in said.asked + said.given if char.isalpha())
+    counted = script_counts(said.asked + said.given)
     return {name for name, count in counted.items() if name != "Latn" or count >= minimum_letters // 3}
 
 
@@ -725,8 +733,9 @@ def _instruction_phrase(
     return _of_task(name, judge)
 
 
-def _plain(text: str) -> str:
-    return "".join(char for char in text.casefold() if char.isalnum() or char == "/")
+def _plain(text: str, most: int | None = None) -> str:
+    """Return the first `most` letters, digits and slashes of a text."""
+    return "".join(islice((char for char in text.casefold() if char.isalnum() or char == "/"), most))
 
 
 def _same(one: str, other: str) -> bool:
@@ -734,7 +743,7 @@ def _same(one: str, other: str) -> bool:
     return words == tokens(other) if words else one.strip() == other.strip()
 
 
-def _within(part: list[str], whole: list[str]) -> bool:
+def _within(part: Sequence[str], whole: Sequence[str]) -> bool:
     """Tell whether the words of `part` come in `whole`, in that order."""
     rest = iter(whole)
     return all(word in rest for word in part)

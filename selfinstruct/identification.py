@@ -21,6 +21,8 @@ from selfinstruct.languages import LanguagePack, is_unspaced, own_scripts, scrip
 
 _BLOCK = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)", re.DOTALL)
 _INLINE = re.compile(r"`[^`\n]+`|\b(?:https?://|www\.)\S+|\S+@\S+\.\w+|</?[A-Za-z][^<>\n]{0,80}>")
+_MARKS = ("`", "~~~", "://", "www.", "@", "<")
+"""Without one of these neither is in a text."""
 _CODE = re.compile(
     r"[;{}]\s*\Z|\A\s*[\w.]+\(.*\)\s*\Z|\w\([^)\n]*\)\s*[:;.{]|\s(?:[-+*/]?=|==|!=|->|=>|&&|\|\|)\s"
     r"|\A\s*(?:import|return|def|class|SELECT|INSERT|CREATE|const|let|var|function)\s|\bfrom \w+ import\b"
@@ -48,7 +50,8 @@ class Shares:
 @lru_cache(maxsize=64)
 def prose(text: str) -> str:
     """Return a text without code, addresses, markup and lines that are mostly no letters."""
-    text = _INLINE.sub(" ", _BLOCK.sub("\n", text))
+    if any(mark in text for mark in _MARKS):
+        text = _INLINE.sub(" ", _BLOCK.sub("\n", text))
     return "\n".join(line for line in text.split("\n") if _is_prose(line))
 
 
@@ -60,13 +63,18 @@ def letters(text: str) -> int:
 def script_shares(text: str, pack: LanguagePack, besides: Iterable[str] = ()) -> Shares:
     """Return how the words of a text divide among scripts; those of `besides` count as the pack's own."""
     own = own_scripts(pack.scripts) and own_scripts(pack.scripts).union(besides)
-    words = (word for word in tokens(text) if len(word) > 1 or is_unspaced(word))
-    found = [name for word in words if (name := next(filter(None, map(script, word)), ""))]
-    if not found or not own:
-        return Shares(1.0, 0.0, 0.0, len(found))
-    counted = Counter("own" if name in own else "latin" if name == "Latn" else "other" for name in found)
-    own_share, latin, other = (counted[kind] / len(found) for kind in ("own", "latin", "other"))
-    return Shares(own_share, latin, other, len(found))
+    if text.isascii() and "Latn" in own:
+        return Shares(1.0, 0.0, 0.0, sum(len(word) > 1 and not word.isdigit() for word in tokens(text)))
+    counted: Counter[str] = Counter()
+    for word, count in Counter(tokens(text)).items():
+        if len(word) > 1 or is_unspaced(word):
+            name = next(filter(None, map(script, word)), "")
+            counted["none" if not name else "own" if name in own else "latin" if name == "Latn" else "other"] += count
+    words = counted.total() - counted["none"]
+    if not words or not own:
+        return Shares(1.0, 0.0, 0.0, words)
+    own_share, latin, other = (counted[kind] / words for kind in ("own", "latin", "other"))
+    return Shares(own_share, latin, other, words)
 
 
 def variant_counts(text: str, pack: LanguagePack) -> tuple[int, str]:
@@ -156,7 +164,7 @@ def _model() -> Any:
 def _is_prose(line: str) -> bool:
     """Tell a line of words from code, a table and a sum: two fifths of it letters, and none of the signs of code."""
     shown = "".join(line.split())
-    words = sum(unicodedata.category(char)[0] in "LM" for char in shown)
+    words = sum(count for char, count in Counter(shown).items() if unicodedata.category(char)[0] in "LM")
     return 5 * words >= 2 * len(shown) and not _CODE.search(line)
 
 

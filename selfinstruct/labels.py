@@ -8,7 +8,7 @@ digits and colons are the same, and English spellings count in every language. A
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -30,7 +30,7 @@ LONE_NUMBER = re.compile(
 )
 NUMBERED_TEXT = re.compile(r"[ \t\u3000]*#{0,6}[ \t]*[*_]{0,3}(\d{1,4})[ \t]*[.．。、:：)）](?!\d)[ \t\u3000]*(\S.*)")
 # Joiners and marks of direction belong to the text of some scripts, but not to a label.
-_INVISIBLE = frozenset(map(chr, (*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A))))
+_INVISIBLE = re.compile("[\u200c-\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,11 @@ def labels_in(text: str, pack: LanguagePack) -> list[Label]:
 
 
 def _label(line: str, at: int, labels: Labels) -> Label | None:
-    visible = [index for index, char in enumerate(line[: 2 * _HEAD]) if char not in _INVISIBLE]
-    head = "".join(line[index] for index in visible)
+    head = line[: 2 * _HEAD]
+    visible: Sequence[int] = range(len(head))
+    if _INVISIBLE.search(head):
+        visible = [index for index in visible if not _INVISIBLE.match(head[index])]
+        head = "".join(head[index] for index in visible)
     stripped = head.lstrip(BLANK)
     pattern, kinds = _pattern(labels)
     match = pattern.match(stripped[:_HEAD])

@@ -34,6 +34,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -167,6 +168,8 @@ class LanguagePack:
         """
         if self.unit == "characters":
             return sum(map(_counts, unicodedata.normalize("NFC", text)))
+        if text.isascii():
+            return sum(any(map(str.isalnum, piece)) for piece in text.split())
         total = 0
         for piece in unicodedata.normalize("NFC", text).split():
             kinds = {"unspaced" if script(char) in _UNSPACED else "spaced" for char in piece if _counts(char)}
@@ -179,10 +182,11 @@ class LanguagePack:
         Without a letter, or where the pack names no script, the share is 1.
         """
         own = own_scripts(self.scripts)
-        letters = [script(char) for char in unicodedata.normalize("NFKC", text) if char.isalpha()]
+        counted = script_counts(unicodedata.normalize("NFKC", text))
+        letters = counted.total()
         if not letters or not own:
-            return 1.0, len(letters)
-        return sum(found in own for found in letters) / len(letters), len(letters)
+            return 1.0, letters
+        return sum(counted[name] for name in own) / letters, letters
 
 
 def load_pack(tag: str) -> LanguagePack:
@@ -266,13 +270,15 @@ def read_pack(path: Path, tag: str) -> LanguagePack:
     return pack
 
 
-def tokens(text: str) -> list[str]:
+@lru_cache(maxsize=512)
+def tokens(text: str) -> tuple[str, ...]:
     """Return the lower-cased words of `text`, each letter of a script without spaces as a word of its own.
 
-    Punctuation and symbols are no part of a word, combining marks are.
+    Punctuation and symbols are no part of a word, combining marks are. Several filters look at the same text, and
+    at the same demonstrations: their words are kept for a while.
     """
     if text.isascii():
-        return _ASCII_WORD.findall(text.lower())
+        return tuple(_ASCII_WORD.findall(text.lower()))
     found: list[str] = []
     word = ""
     previous_unspaced = False
@@ -296,7 +302,7 @@ def tokens(text: str) -> list[str]:
         previous_unspaced = unspaced
     if word:
         found.append(word)
-    return found
+    return tuple(found)
 
 
 def own_scripts(codes: Iterable[str]) -> frozenset[str]:
@@ -313,6 +319,16 @@ def telling_scripts(codes: Iterable[str]) -> frozenset[str]:
 def script(char: str) -> str:
     """Return the ISO 15924 code of a character's script, or "" for marks of no script and rare ones."""
     return _SCRIPT_BY_NAME.get(unicodedata.name(char, "").partition(" ")[0], "")
+
+
+@lru_cache(maxsize=64)
+def script_counts(text: str) -> Counter[str]:
+    """Return how many letters of each script `text` has, in the order of their first letters; not to be changed."""
+    counted: Counter[str] = Counter()
+    for char, count in Counter(text).items():
+        if char.isalpha():
+            counted[script(char)] += count
+    return counted
 
 
 def is_unspaced(token: str) -> bool:
@@ -345,6 +361,7 @@ def _counts(char: str) -> bool:
     return unicodedata.category(char)[0] in "LN"
 
 
+@lru_cache(maxsize=64)
 def _plain(text: str) -> str:
     return " ".join(text.replace("’", "'").replace("‘", "'").split())
 
@@ -353,6 +370,10 @@ def _find(phrases: Phrases, text: str, *, opening: bool) -> str | None:
     by_text, pattern = _compiled(phrases)
     if pattern is None:
         return None
+    if not opening:  # looking for many phrases at every place is a hundred times slower than for one after the other
+        folded = text.casefold()
+        if not any(phrase in folded for phrase in by_text):
+            return None
     start = 0
     while found := (pattern.match(text) if opening else pattern.search(text, start)):
         for size in range(len(found[0]), 0, -1):
