@@ -3,7 +3,8 @@
 A filter is `Callable[[Candidate], Rejection | None]`. Each function below named like a filter is its factory:
 `factory(pack, **parameters) -> Filter`, entered in `FILTERS` with the source of its rule. The rules of the
 English originals hold in every language because their units, word lists and marks come from the language pack.
-Filters look at tasks; of any other record they have no opinion.
+Filters look at tasks, and where the rule makes sense for them at dialogues: what holds for an instruction holds for
+the person's first words, what holds for an output for each reply. Of any other record they have no opinion.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 
+from rapidfuzz.distance import LCSseq
+
 from selfinstruct.errors import ConfigError
 from selfinstruct.identification import identifier, letters, prose, script_shares, variant_counts
 from selfinstruct.labels import NUMBERED_TEXT, Kind, label_kinds, labels_in
@@ -31,6 +34,7 @@ from selfinstruct.languages import (
     telling_scripts,
     tokens,
 )
+from selfinstruct.markers import markers_in, voices
 from selfinstruct.values import Candidate, Comparison, Dialogue, Record, Rejection, Task
 
 Filter = Callable[[Candidate], Rejection | None]
@@ -132,12 +136,61 @@ def _of_task(name: str, judge: Callable[[Task, Candidate], Verdict]) -> Filter:
     return check
 
 
-def _texts(task: Task) -> Iterator[tuple[str, str]]:
-    """Yield every text of a task with the name of its field."""
-    yield "instruction", task.instruction
-    for case in task.instances:
+def _of_record(name: str, judge: Callable[[Task | Dialogue, Candidate], Verdict]) -> Filter:
+    """Return the filter that asks `judge` about tasks and dialogues."""
+
+    def check(candidate: Candidate) -> Rejection | None:
+        if not isinstance(candidate.record, Task | Dialogue):
+            return None
+        verdict = judge(candidate.record, candidate)
+        return None if verdict is None else Rejection(name, *verdict)
+
+    check.__name__ = check.__qualname__ = name
+    return check
+
+
+def _of_dialogue(name: str, judge: Callable[[Dialogue], Verdict]) -> Filter:
+    """Return the filter that asks `judge` about dialogues."""
+    return _of_record(name, lambda record, candidate: judge(record) if isinstance(record, Dialogue) else None)
+
+
+def _texts(record: Task | Dialogue) -> Iterator[tuple[str, str]]:
+    """Yield every text of a record with the name of its field, or the number of the message from 1."""
+    if isinstance(record, Dialogue):
+        yield from ((f"message {number}", each.content) for number, each in enumerate(record.messages, 1))
+        return
+    yield "instruction", record.instruction
+    for case in record.instances:
         yield "input", case.input
         yield "output", case.output
+
+
+def _answers(record: Task | Dialogue) -> Iterator[str]:
+    """Yield the outputs of a task, the replies of a dialogue."""
+    if isinstance(record, Dialogue):
+        yield from (each.content for each in record.messages if each.role == "assistant" and not each.tool_calls)
+    else:
+        yield from (case.output for case in record.instances)
+
+
+def _asked(record: Task | Dialogue) -> str:
+    """Return a task's instruction, a dialogue's first words of the person."""
+    if isinstance(record, Dialogue):
+        return next((message.content for message in record.messages if message.role == "user"), "")
+    return record.instruction
+
+
+def _exchanges(record: Task | Dialogue) -> Iterator[tuple[str, str, str]]:
+    """Yield each (what is asked, a task's input, what is answered)."""
+    if not isinstance(record, Dialogue):
+        yield from ((record.instruction, case.input, case.output) for case in record.instances)
+        return
+    asked = ""
+    for message in record.messages:
+        if message.role == "user":
+            asked = message.content
+        elif message.role == "assistant" and not message.tool_calls:
+            yield asked, "", message.content
 
 
 # What the completion tells
@@ -146,7 +199,7 @@ def _texts(task: Task) -> Iterator[tuple[str, str]]:
 @_filter("Self-Instruct prepare_for_finetuning.py and Alpaca generate_instruction.py: the piece cut off is dropped")
 def truncated(pack: LanguagePack) -> Filter:
     """Reject a record whose completion was cut off at the token limit."""
-    return _of_task("truncated", lambda task, candidate: ("truncated", {}) if candidate.truncated else None)
+    return _of_record("truncated", lambda record, candidate: ("truncated", {}) if candidate.truncated else None)
 
 
 @_filter("our measurement on SmolLM2-135M: -1.75 lifts sensible instructions from 70 % to 86 %; Qwen2.5-0.5B: -2.1")
@@ -156,12 +209,12 @@ def low_logprob(pack: LanguagePack, *, minimum: float | None = None) -> Filter:
     Without a minimum, which depends on the model, or without log-probabilities there is no opinion.
     """
 
-    def judge(task: Task, candidate: Candidate) -> Verdict:
+    def judge(record: Task | Dialogue, candidate: Candidate) -> Verdict:
         if minimum is None or candidate.logprob is None or candidate.logprob >= minimum:
             return None
         return "unsure", {"logprob": candidate.logprob, "minimum": minimum}
 
-    return _of_task("low_logprob", judge)
+    return _of_record("low_logprob", judge)
 
 
 # The instruction
@@ -257,12 +310,12 @@ def needs_context(pack: LanguagePack, *, extra: tuple[str, ...] = ()) -> Filter:
 
 @_filter("ours: a text without a letter or digit has nothing that novelty could compare")
 def no_tokens(pack: LanguagePack) -> Filter:
-    """Reject an instruction without a single letter or digit."""
+    """Reject an instruction, or first words of a dialogue, without a single letter or digit."""
 
-    def judge(task: Task, candidate: Candidate) -> Verdict:
-        return None if any(char.isalnum() for char in task.instruction) else ("no_tokens", {})
+    def judge(record: Task | Dialogue, candidate: Candidate) -> Verdict:
+        return None if any(char.isalnum() for char in _asked(record)) else ("no_tokens", {})
 
-    return _of_task("no_tokens", judge)
+    return _of_record("no_tokens", judge)
 
 
 # The output
@@ -270,55 +323,55 @@ def no_tokens(pack: LanguagePack) -> Filter:
 
 @_filter("AlpacaDataCleaned: 28 empty outputs in Alpaca's release, and N/A outputs")
 def empty_output(pack: LanguagePack) -> Filter:
-    """Reject an empty output, or one that only says that there is none ("N/A") where that was no answer to choose."""
+    """Reject an empty output or reply, or one that only says "N/A" where that was no answer to choose."""
     none = {_plain(spelling) for spelling in pack.no_output}
     longest = max(map(len, none), default=0)
 
-    def judge(task: Task, candidate: Candidate) -> Verdict:
-        for case in task.instances:
-            if not case.output.strip():
+    def judge(record: Task | Dialogue, candidate: Candidate) -> Verdict:
+        for asked, given, answer in _exchanges(record):
+            if not answer.strip():
                 return "empty", {}
-            said = _plain(case.output, longest + 1)
-            if said and said in none and said not in _plain(task.instruction + case.input):
-                return "says_none", {"output": case.output[:40]}
+            said = _plain(answer, longest + 1)
+            if said and said in none and said not in _plain(asked + given):
+                return "says_none", {"output": answer[:40]}
         return None
 
-    return _of_task("empty_output", judge)
+    return _of_record("empty_output", judge)
 
 
 @_filter("AlpacaDataCleaned, and our measurement of small chat models")
 def refusal(pack: LanguagePack) -> Filter:
-    """Reject an output that opens by declining, such as "I'm sorry, but I can't"."""
+    """Reject an output or reply that opens by declining, such as "I'm sorry, but I can't"."""
 
-    def judge(task: Task, candidate: Candidate) -> Verdict:
-        for case in task.instances:
-            found = pack.refusals.opens(case.output)
+    def judge(record: Task | Dialogue, candidate: Candidate) -> Verdict:
+        for answer in _answers(record):
+            found = pack.refusals.opens(answer)
             if found is not None:
                 return "refusal", {"phrase": found}
         return None
 
-    return _of_task("refusal", judge)
+    return _of_record("refusal", judge)
 
 
 @_filter("BELLE generate_instruction.py: phrases that address the model are taken out or the record is dropped")
 def self_reference(pack: LanguagePack) -> Filter:
     """Reject a text in which the model speaks of itself, such as "as an AI language model"."""
 
-    def judge(task: Task, candidate: Candidate) -> Verdict:
-        for where, text in _texts(task):
+    def judge(record: Task | Dialogue, candidate: Candidate) -> Verdict:
+        for where, text in _texts(record):
             found = pack.self_reference.find(text)
             if found is not None:
                 return "self_reference", {"phrase": found, "field": where}
         return None
 
-    return _of_task("self_reference", judge)
+    return _of_record("self_reference", judge)
 
 
 @_filter("our measurement of small models: answers that loop repeat over 40 % of their 3-grams")
 def repetition(
     pack: LanguagePack, *, maximum: float = 0.4, minimum_tokens: int = 24, line_run: int = 5, character_run: int = 40
 ) -> Filter:
-    """Reject an output that loops: repeated word groups, one line again and again, one letter or digit without end.
+    """Reject an output or turn that loops: repeated word groups, one line again and again, one letter without end.
 
     The grams are three words, or five characters of a script without spaces, where three are hardly more than a word
     (a sound legal text in BELLE's seeds repeats 46 % of them). An output of fewer than `minimum_tokens` words or
@@ -326,23 +379,24 @@ def repetition(
     """
     same = re.compile(rf"([^\W_])\1{{{max(character_run, 1) - 1},}}")
 
-    def judge(task: Task, candidate: Candidate) -> Verdict:
-        for case in task.instances:
-            words = tokens(case.output)
-            unspaced = 0 if case.output.isascii() else sum(map(is_unspaced, words))
+    def judge(record: Task | Dialogue, candidate: Candidate) -> Verdict:
+        said = [text for _, text in _texts(record)] if isinstance(record, Dialogue) else _answers(record)
+        for text in said:
+            words = tokens(text)
+            unspaced = 0 if text.isascii() else sum(map(is_unspaced, words))
             size = 5 if 2 * unspaced > len(words) else 3
             grams = set(zip(*(words[at:] for at in range(size)), strict=False))
             share = 1 - len(grams) / (len(words) - size + 1) if grams else 0.0
             if len(words) >= minimum_tokens and share > maximum:
                 return "repeated_grams", {"share": round(share, 4), "maximum": maximum, "gram": size}
-            lines = [line.strip() for line in case.output.splitlines() if any(map(str.isalnum, line))]
+            lines = [line.strip() for line in text.splitlines() if any(map(str.isalnum, line))]
             if (run := _longest_run(lines)) >= line_run:
                 return "repeated_line", {"run": run, "maximum": line_run - 1}
-            if run := max((len(found[0]) for found in same.finditer(case.output)), default=0):
+            if run := max((len(found[0]) for found in same.finditer(text)), default=0):
                 return "repeated_character", {"run": run, "maximum": character_run - 1}
         return None
 
-    return _of_task("repetition", judge)
+    return _of_record("repetition", judge)
 
 
 # The fields against each other and against the prompt
@@ -366,16 +420,15 @@ def output_equals_input(pack: LanguagePack) -> Filter:
 
 @_filter("our measurement of small models: answers that restate the question, there by ROUGE-L F > 0.7")
 def output_repeats_instruction(pack: LanguagePack, *, minimum_share: float = 0.8, minimum_tokens: int = 5) -> Filter:
-    """Reject an output that is the instruction again: equal, or most of its words in its order and no other.
+    """Reject an output or reply that is what was asked again: equal, or most of its words in its order and no other.
 
     `minimum_share` is how many of the instruction's words must come back. One word more passes: "The product of 9 and 5
     is 45." answers, though ROUGE-L F would be high. Outputs of fewer than `minimum_tokens` words must be equal.
     """
 
-    def judge(task: Task, candidate: Candidate) -> Verdict:
-        asked = tokens(task.instruction)
-        for case in task.instances:
-            answered = tokens(case.output)
+    def judge(record: Task | Dialogue, candidate: Candidate) -> Verdict:
+        for question, _, answer in _exchanges(record):
+            asked, answered = tokens(question), tokens(answer)
             if not asked or not answered or len(answered) > len(asked):
                 continue
             share = len(answered) / len(asked)
@@ -384,65 +437,65 @@ def output_repeats_instruction(pack: LanguagePack, *, minimum_share: float = 0.8
                 return "output_repeats_instruction", {"share": round(share, 4), "minimum": minimum_share}
         return None
 
-    return _of_task("output_repeats_instruction", judge)
+    return _of_record("output_repeats_instruction", judge)
 
 
 @_filter("Self-Instruct prepare_for_finetuning.py: an instance whose input or output ends with a colon is unfinished")
 def ends_with_colon(pack: LanguagePack, *, input: bool = True, output: bool = True) -> Filter:
-    """Reject a task whose input or output ends with a colon: something was to follow."""
-    looked_at = {"input": input, "output": output}
+    """Reject a record of which an input, an output or a reply ends with a colon: something was to follow."""
 
-    def judge(task: Task, candidate: Candidate) -> Verdict:
-        for where, text in _texts(task):
-            if looked_at.get(where) and text.rstrip().endswith((":", "：")):
+    def judge(record: Task | Dialogue, candidate: Candidate) -> Verdict:
+        given = [case.input for case in record.instances] if isinstance(record, Task) else []
+        for where, texts in (("input", given if input else []), ("output", _answers(record) if output else [])):
+            if any(text.rstrip().endswith((":", "：")) for text in texts):
                 return "ends_with_colon", {"field": where}
         return None
 
-    return _of_task("ends_with_colon", judge)
+    return _of_record("ends_with_colon", judge)
 
 
 @_filter("ours: a small model copies the tasks it was shown")
 def copied_demonstration(pack: LanguagePack, *, minimum_tokens: int = 8) -> Filter:
-    """Reject a task that repeats the instruction or the output of a demonstration in its prompt.
+    """Reject a task or dialogue that repeats the instruction or the output of a demonstration in its prompt.
 
     Outputs of fewer than `minimum_tokens` words (labels, numbers) agree by chance and are not compared.
     """
 
-    def judge(task: Task, candidate: Candidate) -> Verdict:
+    def judge(record: Task | Dialogue, candidate: Candidate) -> Verdict:
         if not candidate.demonstrations:
             return None
-        own_outputs = [words for case in task.instances if len(words := tokens(case.output)) >= minimum_tokens]
+        own_outputs = [words for answer in _answers(record) if len(words := tokens(answer)) >= minimum_tokens]
         for shown in candidate.demonstrations:
-            if _same(task.instruction, shown.instruction):
+            if _same(_asked(record), shown.instruction):
                 return "copied_demonstration", {"field": "instruction", "demonstration": shown.id}
             if any(tokens(case.output) in own_outputs for case in shown.instances):
                 return "copied_demonstration", {"field": "output", "demonstration": shown.id}
         return None
 
-    return _of_task("copied_demonstration", judge)
+    return _of_record("copied_demonstration", judge)
 
 
 @_filter("Alpaca's released data: merged instructions, separators and no-input markers inside texts")
 def leak(pack: LanguagePack, *, marks: tuple[str, ...] = ()) -> Filter:
     """Reject a text into which the format leaked: a label, a separator, "<noinput>", "Task 7:", chat-template marks.
 
-    Bare "Input:" and "Output:" lines within a text are no leak: outputs show worked cases. `marks` adds texts of
-    one's own prompt.
+    Bare "Input:" and "Output:" lines within a text are no leak: outputs show worked cases. In a turn of a dialogue a
+    marker such as "[User]" leaks, and a reply that goes on as both sides. `marks` adds texts of one's own prompt.
     """
     printed = (*pack.no_input[:1], *pack.no_output[:1], "<noinput>")
     markers = tuple(mark for mark in dict.fromkeys(printed) if mark[:1] == "<")
 
-    def judge(task: Task, candidate: Candidate) -> Verdict:
-        for where, text in _texts(task):
+    def judge(record: Task | Dialogue, candidate: Candidate) -> Verdict:
+        for where, text in _texts(record):
             low = text.casefold()
             found = next((mark for mark in markers if mark.casefold() in low), None)
             found = found or next((mark for mark in marks if mark and mark in text), None)
-            found = found or _leaked(where, text, pack)
+            found = found or (_leaked(where, text, pack) if isinstance(record, Task) else _leaked_role(text, pack))
             if found:
                 return "leak", {"field": where, "mark": found[:60]}
         return None
 
-    return _of_task("leak", judge)
+    return _of_record("leak", judge)
 
 
 _SEPARATOR_LINE = re.compile(r"^[ \t]*#{2,3}[ \t]*$", re.MULTILINE)
@@ -483,6 +536,24 @@ def _leaked(where: str, text: str, pack: LanguagePack) -> str | None:
     return None
 
 
+def _leaked_role(text: str, pack: LanguagePack) -> str | None:
+    """Return a chat template's mark or a role's marker in a turn; bare ones where both sides speak behind a sentence.
+
+    A dialogue that was asked for stands behind a colon.
+    """
+    found = _TEMPLATE_MARK.search(text)
+    if found:
+        return found[0].strip()
+    asking = False
+    for user, assistant in (("user", "assistant"), ("patient", "doctor")):
+        for marker in markers_in(text, voices(pack, user, assistant)):
+            before = text[: marker.start].rstrip()
+            if marker.strong or (asking and marker.speaker == "assistant"):
+                return text[marker.start : marker.end].strip()
+            asking = asking or (marker.speaker == "user" and bool(before) and not before.endswith((":", "：")))
+    return None
+
+
 @lru_cache(maxsize=64)
 def _numbered_label(pack: LanguagePack) -> re.Pattern[str]:
     names = "|".join(re.escape(name) for name in sorted(label_kinds(pack), key=len, reverse=True))
@@ -499,14 +570,14 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffd\ud800-\udfff]")
 def control_characters(pack: LanguagePack) -> Filter:
     """Reject a text with a control character, a replacement character or half a surrogate pair."""
 
-    def judge(task: Task, candidate: Candidate) -> Verdict:
-        for where, text in _texts(task):
+    def judge(record: Task | Dialogue, candidate: Candidate) -> Verdict:
+        for where, text in _texts(record):
             found = _CONTROL.search(text)
             if found:
                 return "control_character", {"field": where, "character": f"U+{ord(found[0]):04X}"}
         return None
 
-    return _of_task("control_characters", judge)
+    return _of_record("control_characters", judge)
 
 
 # Languages
@@ -682,6 +753,60 @@ def script_variant(pack: LanguagePack, *, maximum: float = 0.1) -> Filter:
     return _of_language("script_variant", pack, judge)
 
 
+# The turns of a dialogue
+
+
+@_filter("ShareGPT clean_sharegpt and FastChat's training: roles strictly in turn, the person first")
+def alternation(pack: LanguagePack) -> Filter:
+    """Reject a dialogue in which the person does not begin, or one side speaks twice in a row.
+
+    An assistant's call of a tool and what the tool gave are part of the reply that follows. A turn that is empty but
+    for white space is none either.
+    """
+
+    def judge(dialogue: Dialogue) -> Verdict:
+        wanted = "user"
+        for number, message in enumerate(dialogue.messages, 1):
+            if message.tool_calls or message.role == "tool":
+                continue
+            if message.role != wanted:
+                return "out_of_turn", {"message": number, "role": message.role, "expected": wanted}
+            if not message.content.strip():
+                return "empty_turn", {"message": number, "role": message.role}
+            wanted = "assistant" if wanted == "user" else "user"
+        return None
+
+    return _of_dialogue("alternation", judge)
+
+
+@_filter("ours: two models left alone fall into saying the same again, or into thanking each other for ever")
+def repeated_turn(pack: LanguagePack) -> Filter:
+    """Reject a dialogue in which a side says again what it has said, word for word or nearly so."""
+
+    def judge(dialogue: Dialogue) -> Verdict:
+        said: dict[str, list[str]] = {}
+        for number, message in enumerate(dialogue.messages, 1):
+            earlier = said.setdefault(message.role, [])
+            if message.role in ("user", "assistant") and any(repeats(message.content, each) for each in earlier):
+                return "repeated_turn", {"message": number, "role": message.role}
+            earlier.append(message.content)
+        return None
+
+    return _of_dialogue("repeated_turn", judge)
+
+
+def repeats(turn: str, earlier: str) -> bool:
+    """Tell whether a turn says what an earlier one said.
+
+    The same words (three or more: "Yes." may come twice), or of twenty and more all but one in twenty in their order.
+    """
+    words, before = tokens(turn), tokens(earlier)
+    if words == before:
+        return len(words) > 2
+    least = 20
+    return min(len(words), len(before)) >= least and LCSseq.normalized_similarity(words, before) >= 0.95
+
+
 _OF_INSTRUCTION = (
     "truncated",
     "no_tokens",
@@ -710,10 +835,28 @@ DEFAULT_FILTERS: Mapping[str, tuple[str, ...]] = {
     "list": (*_OF_INSTRUCTION, *_OF_OUTPUT),
     "stepwise": (*_OF_INSTRUCTION, "needs_context", "low_logprob", *_OF_OUTPUT),
     "answers": ("truncated", "control_characters", *_OF_OUTPUT),
+    "dialogues": (
+        "truncated",
+        "alternation",
+        "no_tokens",
+        "control_characters",
+        "leak",
+        "copied_demonstration",
+        "self_reference",
+        "language_script",
+        "script_variant",
+        "language",
+        "empty_output",
+        "output_repeats_instruction",
+        "ends_with_colon",
+        "refusal",
+        "repetition",
+        "repeated_turn",
+    ),
 }
 """The filters of each prompt style; those on the instruction come first, so a task without instances meets them all.
 
-"answers" are those for instructions that were given and not made.
+"answers" are those for instructions that were given and not made, "dialogues" those of every recipe of dialogues.
 """
 
 

@@ -15,7 +15,8 @@ class Judge:
 
     `pools` holds an index for each text of a record that must be new: its "subject", or the "whole" of it. Without
     one novelty is not judged: rows of an input are the person's own, however alike. `outside` holds texts of other
-    data sets and benchmarks, which no candidate may come near. Unless `whole`, an instruction alone is a record.
+    data sets and benchmarks, which no candidate may come near. Unless `whole`, an instruction alone is a record,
+    and so is a dialogue that waits for a reply.
     """
 
     def __init__(
@@ -80,6 +81,12 @@ class Judge:
             return Rejection("parse", "no record")
         if self._whole and isinstance(record, Task) and not record.instances:
             return Rejection("parse", "no output")
+        if (
+            self._whole
+            and isinstance(record, Dialogue)
+            and [each.role for each in record.messages[-1:]] != ["assistant"]
+        ):
+            return Rejection("parse", "no reply")
         return None
 
 

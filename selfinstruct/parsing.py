@@ -128,7 +128,7 @@ def parse_tasks(text: str, pack: LanguagePack, *, truncated: bool | None, contin
 
     Reasons: truncated, no_output, no_instruction, no_label. Never raises.
     """
-    body = _clean(text)
+    body = cleaned(text)
     split = body.split("\n")
     lines = _Lines(tuple(split), tuple(_fences(split)))
     labels = _recovered(lines, labels_in(body, pack))
@@ -146,7 +146,11 @@ def parse_tasks(text: str, pack: LanguagePack, *, truncated: bool | None, contin
     if found and LONE_NUMBER.fullmatch(found[-1].text):
         found.pop()
         whole = True
-    if found and not whole and (truncated or (truncated is None and _looks_cut(found, pack))):
+    if (
+        found
+        and not whole
+        and (truncated or (truncated is None and looks_cut([_output(candidate) for candidate in found], pack)))
+    ):
         found[-1] = _rejected("truncated", found[-1].text, truncated=True)
     return found
 
@@ -162,7 +166,7 @@ def parse_task_json(text: str, pack: LanguagePack, *, truncated: bool | None) ->
     """
     if not text.strip():
         return []
-    body = _clean(text)
+    body = cleaned(text)
     names = label_kinds(pack)
     decoder = json.JSONDecoder(strict=False)
     item_start = re.compile(r'\{\s*"(?:' + "|".join(map(re.escape, names)) + r')"\s*:', re.IGNORECASE)
@@ -411,9 +415,8 @@ def _open_fence(fences: Sequence[tuple[int, bool]]) -> int | None:
     return opened
 
 
-def _looks_cut(found: Sequence[Candidate], pack: LanguagePack) -> bool:
-    """Tell by plain signs whether the last record's output stops in the middle (`parse_tasks` names them)."""
-    outputs = [_output(candidate) for candidate in found]
+def looks_cut(outputs: Sequence[str], pack: LanguagePack) -> bool:
+    """Tell by plain signs whether the last of several outputs stops in the middle (`parse_tasks` names them)."""
     last = outputs[-1].rstrip()
     if not last:
         return False
@@ -474,7 +477,7 @@ def _spelled(text: str) -> str:
     return re.sub(r"[^\w/]|_", "", text).casefold()
 
 
-def _clean(text: str) -> str:
+def cleaned(text: str) -> str:
     """Return the answer without thoughts before it, control and zero-width characters; lines end with a newline."""
     found = _THOUGHTS.match(text)
     if found is None:

@@ -30,7 +30,7 @@ class Stage:
 
     `expected` is how many records a draw is expected to bring. `filters` judge its candidates, and the texts named by
     `novelty` ("subject", "whole": see `judge`) must be new against the pool. Unless `whole`, a task may be an
-    instruction alone.
+    instruction alone, and a dialogue may wait for a reply.
     """
 
     name: str

@@ -15,7 +15,7 @@ from selfinstruct import resources
 from selfinstruct.errors import ConfigError
 from selfinstruct.filters import DEFAULT_FILTERS, FILTERS, Filter, build_filters, spec_of
 from selfinstruct.languages import LanguagePack, load_pack
-from selfinstruct.values import Candidate, Dialogue, Instance, Message, Rejection, Task
+from selfinstruct.values import Candidate, Comparison, Instance, Rejection, Response, Task
 
 EN = load_pack("en")
 ZH = load_pack("zh")
@@ -323,9 +323,9 @@ def test_copied_demonstration() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FILTERS))
-def test_a_dialogue_gets_no_opinion(name: str) -> None:
-    dialogue = Dialogue((Message("user", ""), Message("assistant", "I'm sorry, but I can't\x07:")))
-    assert one(name)(Candidate(dialogue, truncated=True, logprob=-99.0)) is None
+def test_what_can_t_be_judged_gets_no_opinion(name: str) -> None:
+    compared = Comparison("", (Response("I'm sorry, but I can't\x07:"), Response("")))
+    assert one(name)(Candidate(compared, truncated=True, logprob=-99.0)) is None
     assert one(name)(Candidate(None, rejection=Rejection("parse", "no_output"))) is None
 
 
