@@ -30,7 +30,8 @@ LONE_NUMBER = re.compile(
 )
 NUMBERED_TEXT = re.compile(r"[ \t\u3000]*#{0,6}[ \t]*[*_]{0,3}(\d{1,4})[ \t]*[.．。、:：)）](?!\d)[ \t\u3000]*(\S.*)")
 # Joiners and marks of direction belong to the text of some scripts, but not to a label.
-_INVISIBLE = re.compile("[\u200c-\u200f\u202a-\u202e\u2066-\u2069]")
+_MARKS = "".join(map(chr, (0x061C, *range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A))))
+_INVISIBLE = re.compile(f"[{_MARKS}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def _label(line: str, at: int, labels: Labels) -> Label | None:
     if match is None:
         return None
     shown = len(head) - len(stripped) + match.end()
-    rest = line[visible[shown - 1] + 1 :]
+    rest = line[visible[shown - 1] + 1 :].lstrip(_MARKS + BLANK)
     opened = match["open2"] or ("" if match["number_close"] else match["open"]) or ""
     if opened and not (match["close"] or match["task_close"]):
         rest = rest.lstrip(BLANK)

@@ -80,10 +80,24 @@ def _load(recipes: Sequence[str], language: str, part: str, variables: frozenset
         for recipe in recipes:
             path = resources.find("prompts", f"{recipe}/{tag}{suffix}")
             if path:
-                return _check(Prompt(path, tag, _read(path)), variables)
+                return read(path, tag, variables)
     raise PromptError(
         f"there is no prompt {recipes[0]}/{language}{suffix} and no {recipes[0]}/en{suffix} to fall back on"
     )
+
+
+def read(path: Path, language: str, variables: frozenset[str]) -> Prompt:
+    """Read and check one prompt file, worded in `language`.
+
+    Raises:
+        PromptError: it can't be read, does not parse, is empty, or uses a variable outside `variables`.
+    """
+    return _check(Prompt(path, language, _read(path)), variables)
+
+
+def variables_of(prompt: Prompt) -> frozenset[str]:
+    """Return the variables that a prompt uses."""
+    return frozenset(jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(prompt.source)))
 
 
 def _read(path: Path) -> str:
@@ -95,7 +109,7 @@ def _read(path: Path) -> str:
 
 def _check(prompt: Prompt, variables: frozenset[str]) -> Prompt:
     try:
-        used = jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(prompt.source))
+        used = variables_of(prompt)
     except jinja2.TemplateSyntaxError as error:
         raise PromptError(f"{prompt.path}:{error.lineno}: {error.message}") from error
     if not prompt.source.strip():

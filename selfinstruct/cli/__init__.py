@@ -30,6 +30,7 @@ COMMANDS = {
     "trace": ("selfinstruct.cli.inspect:trace", "Show where a record came from, whole."),
     "list": ("selfinstruct.cli.inspect:list_", "List recipes, formats, backends, filters, languages, models."),
     "show": ("selfinstruct.cli.inspect:show", "Show the rendered prompt of a recipe; no request is made."),
+    "language": ("selfinstruct.cli.language:language", "Look after the material of a language."),
     "model": ("selfinstruct.cli.model:model", "Fetch and look after local models."),
 }
 """Each command's place, and the line `--help` shows for it without importing it."""

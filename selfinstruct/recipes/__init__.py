@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from selfinstruct.journal import Tool
 from selfinstruct.languages import LanguagePack
 from selfinstruct.prompts import Prompt
 from selfinstruct.stages import Stage
-from selfinstruct.values import Capabilities, Completion, Record, Sampling, Task
+from selfinstruct.values import Capabilities, Completion, Record, Request, Sampling, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,21 @@ class Brief:
 
 
 @dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """A run without a model: what a faultless one would reply, and the records that must come of it.
+
+    `reply` answers each request of a run with one request at a time; it writes what it is to say in the language's
+    own labels. `expected` are the records of the last stage, in order, without ids. `input` is the content of the
+    input file, for a recipe that works through one.
+    """
+
+    reply: Callable[[Request], str]
+    expected: tuple[Record, ...]
+    input: str = ""
+    capabilities: Capabilities = field(default_factory=Capabilities)
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """A named way of making records: stages, prompts, defaults.
 
@@ -59,6 +74,8 @@ class Recipe:
     last one's records are the dataset. `starts` says what it begins with: the language's seed tasks, its topics, or
     an input that the person must give. `accepts` are the kinds of record it works through when it is given an input,
     and `read` reads one. `options` are settings of its own with their default values.
+    `rehearse` makes, from seed tasks that no prompt shows, the rehearsal of a style by which `selfinstruct language
+    check` finds out whether the recipe works in a language.
     """
 
     name: str
@@ -75,6 +92,7 @@ class Recipe:
     read: Callable[[str], Iterable[Record]] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    rehearse: Callable[[LanguagePack, str, Sequence[Task]], Rehearsal] | None = None
 
 
 def truncated(completion: Completion) -> bool | None:

@@ -16,9 +16,9 @@ from dataclasses import replace
 from selfinstruct.filters import DEFAULT_FILTERS
 from selfinstruct.languages import LanguagePack
 from selfinstruct.parsing import parse_task_json, parse_tasks, render_tasks
-from selfinstruct.recipes import Brief, Recipe, truncated
+from selfinstruct.recipes import Brief, Recipe, Rehearsal, truncated
 from selfinstruct.stages import Draw, Stage
-from selfinstruct.values import Candidate, Completion, Instance, Message, Record, Request, Sampling, Task
+from selfinstruct.values import Candidate, Capabilities, Completion, Instance, Message, Record, Request, Sampling, Task
 
 _FRAME = frozenset({"demonstrations", "language", "labels", "no_input", "first", "last", "count"})
 VARIABLES = {
@@ -219,6 +219,33 @@ def _as_json(tasks: Sequence[Task]) -> str:
     return json.dumps({"tasks": rows}, ensure_ascii=False, indent=1)
 
 
+def rehearse(pack: LanguagePack, style: str, tasks: Sequence[Task]) -> Rehearsal:
+    """Reply with the given tasks: several to a list, or step by step an instruction and then its output."""
+    shown = [Task(" ".join(task.instruction.split()), task.instances[:1]) for task in tasks]
+    if style == "stepwise":
+        shown = [task for task in shown if not task.instances[0].input]
+        outputs = {task.instruction: task.instances[0].output for task in shown}
+        steps = iter(shown)
+
+        def step(request: Request) -> str:
+            asked = request.messages[-1].content
+            if asked in outputs:
+                return outputs[asked]
+            task = next(steps, None)
+            return f"{pack.labels.task[0]} {STEP_SHOTS + 1}: {task.instruction}" if task else ""
+
+        return Rehearsal(step, tuple(shown))
+    batches = iter([shown[at : at + 5] for at in range(0, len(shown), 5)])
+
+    def batch(request: Request) -> str:
+        wanted = next(batches, [])
+        if style == "structured":
+            return _as_json(wanted)
+        return render_tasks(wanted, pack, first=4).removeprefix(f"4. {pack.labels.instruction[0]}:")
+
+    return Rehearsal(batch, tuple(shown), capabilities=Capabilities(json_schema=True))
+
+
 RECIPE = Recipe(
     name="alpaca",
     summary="grow a task pool from seed tasks, many new tasks per request (Stanford Alpaca)",
@@ -231,4 +258,5 @@ RECIPE = Recipe(
     export="alpaca",
     accepts=(Task,),
     defaults={"tasks_per_request": 17, "demonstrations": {"seed": 3, "machine": 0}},
+    rehearse=rehearse,
 )

@@ -21,4 +21,5 @@ RECIPE = Recipe(
     export="belle",
     accepts=(Task,),
     defaults={"language": "zh", "tasks_per_request": 7, "demonstrations": {"seed": 3, "machine": 0}},
+    rehearse=alpaca.rehearse,
 )
