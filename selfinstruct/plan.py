@@ -64,6 +64,14 @@ class Plan:
         return self.config.target or rows or 100
 
     @property
+    def export(self) -> str:
+        """Return the format that the records are meant for: the recipe's, or that of the input where it has none."""
+        if self.recipe.export or not self.config.input:
+            return self.recipe.export
+        with formats.open_records(self.config.input) as reading:
+            return reading.format.name
+
+    @property
     def targets(self) -> list[int]:
         """Return how many records each lane is to bring."""
         return quota.split([lane.share for lane in self.lanes], self.target)
@@ -154,6 +162,8 @@ def plan(
     if style not in recipe.styles:
         raise ConfigError(f"style: {recipe.name} knows {', '.join(recipe.styles)}, not {style!r}")
     chosen = chosen.model_copy(update={"style": style})
+    if fetch and recipe.starts == "input" and not chosen.input:  # a prompt can be shown without
+        raise ConfigError(f"--input: {recipe.name} works through data of yours; give it a file with --input")
     notices: list[str] = []
     if chosen.concurrency > chosen.window:
         notices.append(f"concurrency {chosen.concurrency} is held to the window of {chosen.window}; see --set window=N")
@@ -222,7 +232,7 @@ def _notes(plan: Plan) -> dict[str, Any]:
         {"key": lane.key, "share": str(lane.share), "stages": [stage.name for stage in plan.stages(lane)]}
         for lane in plan.lanes
     ]
-    return {"target": plan.target, "lanes": rows}
+    return {"target": plan.target, "lanes": rows, "export": plan.export}
 
 
 def resume_plan(folder: Path, layers: Sequence[Mapping[str, Any]], *, fetch: bool = True) -> Plan:
@@ -273,8 +283,6 @@ def _lanes(
 ) -> tuple[Lane, ...]:
     """Return one lane, or with a quota one for each language or category of topics, in the order of their names."""
     items = _items(config.input, recipe) if config.input else None
-    if items is None and recipe.starts == "input":
-        raise ConfigError(f"--input: {recipe.name} works through data of yours; give it a file with --input")
 
     def lane(key: str, share: Fraction, language: str, category: str = "") -> Lane:
         pack = load_pack(language)

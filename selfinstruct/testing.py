@@ -11,8 +11,8 @@ from selfinstruct.values import Capabilities, Completion, Request, Usage
 
 Answer = str | Completion | BackendError
 
-ONE_STAGE = {"lanes": [{"key": "", "share": "1", "stages": ["tasks"]}]}
-"""What `RunStore.create` notes of a run whose only stage is called "tasks"."""
+ONE_STAGE = {"lanes": [{"key": "", "share": "1", "stages": ["tasks"]}], "export": "alpaca"}
+"""What `RunStore.create` notes of a run whose only stage is called "tasks" and whose format is Alpaca's."""
 
 
 @dataclass(slots=True)

@@ -35,7 +35,7 @@ def export(folder: Path, name: str | None, output: str | None, lossy: bool, as_j
     from selfinstruct.store import RunView
 
     with RunView.open(folder) as view:
-        chosen = formats.get(name or _recipe_format(view.meta("config")))
+        chosen = formats.get(name or view.meta("export"))
         ending = (
             ""
             if chosen.directory
@@ -68,13 +68,6 @@ def _fits(record: Record, format: Format) -> None:
         shape.split(record, format.kinds)
     except InputError as error:
         raise ConfigError(f"{format.name}: {error}; see docs/formats.md for what each format holds") from None
-
-
-def _recipe_format(config: Any) -> str:
-    from selfinstruct import plugins
-
-    recipe = plugins.load("recipes", config["recipe"])
-    return str(recipe.export)
 
 
 @click.command(epilog="Example: selfinstruct dedup train.json --against benchmark.jsonl -o unique.json")

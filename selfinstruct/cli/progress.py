@@ -105,7 +105,7 @@ class Progress:
         else:
             say(f"{self.accepted} of {target} records are safe in {folder}")
             say(f"go on:  selfinstruct resume {folder}")
-        form = self._session.plan.recipe.export
+        form = self._session.store.view.meta("export")
         say(f"export: selfinstruct export {folder} --format {form} -o {form}.json")
 
     def _opening(self) -> str:

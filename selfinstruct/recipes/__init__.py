@@ -73,9 +73,9 @@ class Recipe:
     what each may use: part "" is the file `TAG.j2`, part "answer" is `TAG.answer.j2`. `stages` lays the work out; the
     last one's records are the dataset. `starts` says what it begins with: the language's seed tasks, its topics, or
     an input that the person must give. `accepts` are the kinds of record it works through when it is given an input,
-    and `read` reads one. `options` are settings of its own with their default values.
-    `rehearse` makes, from seed tasks that no prompt shows, the rehearsal of a style by which `selfinstruct language
-    check` finds out whether the recipe works in a language.
+    and `read` reads one. `export` is the format that suits its records, "" where that is the input's. `options` are
+    settings of its own with their default values. `rehearse` makes, from seed tasks that no prompt shows, the
+    rehearsal of a style by which `selfinstruct language check` finds out whether the recipe works in a language.
     """
 
     name: str
