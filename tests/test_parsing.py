@@ -317,5 +317,5 @@ def test_shipped_seeds_survive_rendering(tag: str) -> None:
         found = parse_tasks(render_tasks(shown_tasks, pack), pack, truncated=False, continues=False)
         for task, candidate in zip(shown_tasks, found, strict=True):
             assert isinstance(candidate.record, Task)
-            assert candidate.record.instances == task.instances
+            assert candidate.record.instances == task.instances[:1]
             assert candidate.record.instruction == one_line(task.instruction)
