@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import json
 import os
 import re
@@ -17,9 +19,12 @@ import yaml
 
 from selfinstruct import language_check, parsing, prompts, resources
 from selfinstruct.errors import ConfigError
-from selfinstruct.languages import _Loader
+from selfinstruct.identification import version
+from selfinstruct.language_check import Checked
+from selfinstruct.languages import _Loader, load_pack
 from selfinstruct.recipes import alpaca
 from selfinstruct.values import Candidate
+from tests.language_id.evaluate import evaluate
 
 TAGS = [tag for tag in resources.folders("seeds") if resources.find("seeds", f"{tag}/pack.yaml")]
 SHIPPED = resources.shipped("seeds")
@@ -80,9 +85,14 @@ def run(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@functools.cache
+def shipped(tag: str) -> Checked:
+    return language_check.check(tag)
+
+
 @pytest.mark.parametrize("tag", TAGS)
 def test_the_shipped_material_has_no_fault(tag: str) -> None:
-    result = language_check.check(tag)
+    result = shipped(tag)
     assert not result.faults
     assert result.seeds >= 60
     assert result.topics >= 60
@@ -241,3 +251,18 @@ def test_the_command_says_it_in_its_exit_code(own: Path) -> None:
     assert "there is no language pack 'xx'" in unknown.stderr
     for words in ([], ["th", "--all"]):
         assert run(*words).returncode == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(version(load_pack("es")) == "none", reason="needs the extra lang")
+def test_the_page_of_languages_is_up_to_date() -> None:
+    path = Path(__file__).parents[1] / "docs" / "generate_languages.py"
+    specification = importlib.util.spec_from_file_location("generate_languages", path)
+    assert specification is not None
+    assert specification.loader is not None
+    generator = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(generator)
+    scores = {tag: evaluate(tag) for tag in TAGS}
+    by_script = {tag: evaluate(tag, names=generator.SCRIPT_ONLY) for tag in TAGS}
+    text = generator.page({tag: shipped(tag) for tag in TAGS}, scores, by_script)
+    assert generator.PAGE.read_text(encoding="utf-8") == text, "run python docs/generate_languages.py"
