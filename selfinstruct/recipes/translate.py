@@ -10,6 +10,8 @@ A request is shared by the whole run: the same words in the same place are trans
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +21,7 @@ from selfinstruct.errors import ConfigError
 from selfinstruct.filters import DEFAULT_FILTERS, Filter, build_filters
 from selfinstruct.languages import LanguagePack, Match, Phrases, is_unspaced, load_pack, own_scripts, tokens
 from selfinstruct.masking import Fault, Masked, mask, number_fault, unmarked, unmask
-from selfinstruct.recipes import Brief, Recipe, truncated
+from selfinstruct.recipes import Brief, Recipe, Rehearsal, truncated
 from selfinstruct.stages import Draw, Stage
 from selfinstruct.values import (
     Candidate,
@@ -467,6 +469,44 @@ def _last_said(dialogue: Dialogue) -> str:
     return next((message.content for message in reversed(dialogue.messages) if message.role == "user"), "")
 
 
+# Rehearsal
+
+_ENGLISH = (
+    "the old teacher went back to her house by the river because it was raining and the market had closed".split()
+)
+
+
+def rehearse(pack: LanguagePack, style: str, tasks: Sequence[Task]) -> Rehearsal:
+    """Translate what English words make of the given tasks back into them."""
+    texts = dict.fromkeys(
+        text for task in tasks for text in (task.instruction, *(t for c in task.instances for t in (c.input, c.output)))
+    )
+    english = {text: _in_english(text, number) for number, text in enumerate(texts)}
+    originals = {mask(english[text]).text.strip(): mask(text).text.strip() for text in texts}
+    rows = [
+        {
+            "instruction": english[task.instruction],
+            "instances": [{"input": english[case.input], "output": english[case.output]} for case in task.instances],
+            "is_classification": bool(task.is_classification),
+        }
+        for task in tasks
+    ]
+
+    def reply(request: Request) -> str:
+        asked = re.search(r"^<text>\n(.*?)\n</text>$", request.messages[0].content, re.DOTALL | re.MULTILINE)
+        return f"<text>{originals.get(asked[1], '') if asked else ''}</text>"
+
+    return Rehearsal(reply, tuple(tasks), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _in_english(text: str, number: int) -> str:
+    """Put English words in the place of a text's own, the first of them one that no other text has."""
+    masked = mask(text)
+    name = "".join("bdfgklmnrt"[int(digit)] + "aeiouyaeio"[int(digit)] for digit in str(number))
+    words = itertools.chain([name], itertools.cycle(_ENGLISH))
+    return str(unmask(re.sub(r"[^\W\d_]+", lambda _: next(words), masked.text), masked))
+
+
 RECIPE = Recipe(
     name="translate",
     summary="a dataset into another language, field by field (as Japanese-Alpaca, Luotuo, KoAlpaca)",
@@ -480,4 +520,5 @@ RECIPE = Recipe(
     starts="input",
     accepts=(Task, Dialogue, Comparison),
     options=_OPTIONS,
+    rehearse=rehearse,
 )
