@@ -214,24 +214,21 @@ def _task_faults(task: Task, pack: LanguagePack, rules: Sequence[tuple[str, Filt
 # Prompts
 
 
-def _wordings(recipe: Recipe, tag: str) -> Iterator[tuple[str, frozenset[str], Path]]:
-    """Yield the prompts of a recipe that are worded in a language: recipe, variables, file."""
+def _wordings(recipe: Recipe, tag: str) -> Iterator[tuple[Path, Path | None, frozenset[str]]]:
+    """Yield the prompts of a recipe that are worded in a language: file, its English original, variables."""
     for parts in recipe.variables.values():
         for part, variables in parts.items():
             suffix = f".{part}.j2" if part else ".j2"
             for folder in recipe.prompts:
                 path = resources.find("prompts", f"{folder}/{tag}{suffix}")
                 if path is not None:
-                    yield folder + suffix, variables, path
+                    yield path, resources.find("prompts", f"{folder}/en{suffix}"), variables
 
 
-def _prompt_faults(name: str, variables: frozenset[str], path: Path) -> Iterator[Fault]:
+def _prompt_faults(path: Path, original: Path | None, variables: frozenset[str]) -> Iterator[Fault]:
     """Yield what is wrong with a wording: it must use all that its English original uses."""
-    tag = path.name.partition(".")[0]
-    folder, _, suffix = name.partition(".")
-    original = resources.find("prompts", f"{folder}/en.{suffix}")
     try:
-        used = prompts.variables_of(prompts.read(path, tag, variables))
+        used = prompts.variables_of(prompts.read(path, "", variables))
     except SelfInstructError as error:
         yield Fault("prompts", str(path), str(error))
         return

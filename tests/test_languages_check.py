@@ -10,20 +10,21 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from selfinstruct import language_check, parsing, prompts, resources
+from selfinstruct import language_check, parsing, plugins, prompts, resources
 from selfinstruct.errors import ConfigError
 from selfinstruct.identification import version
 from selfinstruct.language_check import Checked
-from selfinstruct.languages import _Loader, load_pack
-from selfinstruct.recipes import alpaca
-from selfinstruct.values import Candidate
+from selfinstruct.languages import LanguagePack, _Loader, load_pack
+from selfinstruct.recipes import Rehearsal, alpaca
+from selfinstruct.values import Candidate, Task
 from tests.language_id.evaluate import evaluate
 
 TAGS = [tag for tag in resources.folders("seeds") if resources.find("seeds", f"{tag}/pack.yaml")]
@@ -215,6 +216,26 @@ def test_a_recipe_that_stops_fails_its_rehearsal_with_the_reason(monkeypatch: py
     faults = language_check.check("id").faults
     assert {fault.where for fault in faults} == {"alpaca (structured)", "belle (structured)"}
     assert all("saturated" in fault.detail for fault in faults)
+
+
+def rehearse_answers(pack: LanguagePack, style: str, tasks: Sequence[Task]) -> Rehearsal:
+    """Alpaca working through an input: each instruction is answered with its own output."""
+    outputs = {"\n\n".join(filter(None, (t.instruction, t.instances[0].input))): t.instances[0].output for t in tasks}
+    rows = [{"instruction": t.instruction, **asdict(t.instances[0]), "output": "?"} for t in tasks]
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+    expected = tuple(Task(task.instruction, task.instances[:1]) for task in tasks)
+    return Rehearsal(lambda request: outputs[request.messages[-1].content], expected, input=lines)
+
+
+ANSWERS = replace(alpaca.RECIPE, name="answers", styles=("list",), rehearse=rehearse_answers)
+
+
+def test_a_recipe_rehearses_over_an_input_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    built_in = dict(plugins.BUILT_IN["recipes"]) | {"answers": f"{__name__}:ANSWERS"}
+    monkeypatch.setattr(plugins, "BUILT_IN", {**plugins.BUILT_IN, "recipes": built_in})
+    result = language_check.check("ko")
+    assert "answers (list)" in result.rehearsed
+    assert not result.faults
 
 
 def test_material_of_ones_own_is_found_and_checked(own: Path) -> None:
