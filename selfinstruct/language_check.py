@@ -26,7 +26,7 @@ from selfinstruct.recipes import Recipe, Rehearsal
 from selfinstruct.run import Session
 from selfinstruct.store import Commit
 from selfinstruct.testing import Scripted
-from selfinstruct.values import Candidate, Dialogue, Instance, Record, Task
+from selfinstruct.values import Candidate, Comparison, Dialogue, Instance, Record, Task
 
 LEAST_SEEDS = 8
 """Self-Instruct shows eight tasks in a prompt."""
@@ -316,6 +316,8 @@ def _plan(
 
 def _bare(record: Record) -> Record:
     """Return a record without what a run adds: ids, notes, and the capital that an instruction gets."""
+    if isinstance(record, Comparison):
+        record = replace(record, responses=tuple(replace(response, id="") for response in record.responses))
     if not isinstance(record, Task):
         return replace(record, id="", extra={})
     said = record.instruction

@@ -21,6 +21,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     "recipes": {
         "alpaca": "selfinstruct.recipes.alpaca:RECIPE",
         "belle": "selfinstruct.recipes.belle:RECIPE",
+        "oasst": "selfinstruct.recipes.oasst:RECIPE",
         "translate": "selfinstruct.recipes.translate:RECIPE",
     },
     "backends": {

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from selfinstruct.formats import Format
     from selfinstruct.values import Record
 
@@ -42,10 +44,11 @@ def export(folder: Path, name: str | None, output: str | None, lossy: bool, as_j
             else {"jsonl": ".jsonl", "csv": ".csv", "parquet": ".parquet"}.get(chosen.layout, ".json")
         )
         target = output or str(folder / "export" / f"{chosen.name}{ending}")
-        accepted = (replace(record, id=record.id or id) for id, record in view.dataset())
-        first = next(view.dataset(), None)
-        if first is not None:
-            _fits(first[1], chosen)
+        _some_fit((record for _, record in view.dataset()), chosen)
+        # What is written together, such as a tree, must stand together: the lanes of a quota, which take turns, don't.
+        lane_by_lane = (each for lane in view.lanes() for each in view.accepted(lane.stages[-1]))
+        stored = view.dataset() if chosen.group_records is None else lane_by_lane
+        accepted = (replace(record, id=record.id or id) for id, record in stored)
         report = formats.write(chosen, accepted, target, lossy=lossy)
     if as_json:
         click.echo(json.dumps(report.as_json(), ensure_ascii=False, indent=2), err=target == "-")
@@ -59,15 +62,20 @@ def export(folder: Path, name: str | None, output: str | None, lossy: bool, as_j
             _talk(f"  {count} without {label}: the format has no place for it")
 
 
-def _fits(record: Record, format: Format) -> None:
-    """Stop before a file is replaced by an empty one: no record of a run fits a format of another kind."""
+def _some_fit(records: Iterable[Record], format: Format) -> None:
+    """Stop before a file is replaced by an empty one: no record of the run fits a format of another kind."""
     from selfinstruct.errors import ConfigError, InputError
     from selfinstruct.formats import shape
 
-    try:
-        shape.split(record, format.kinds)
-    except InputError as error:
-        raise ConfigError(f"{format.name}: {error}; see docs/formats.md for what each format holds") from None
+    reason = ""
+    for record in records:  # a run may hold several kinds: the comparisons and threads of a tree
+        try:
+            shape.split(record, format.kinds)
+            return
+        except InputError as error:
+            reason = reason or str(error)
+    if reason:
+        raise ConfigError(f"{format.name}: {reason}; see docs/formats.md for what each format holds")
 
 
 @click.command(epilog="Example: selfinstruct dedup train.json --against benchmark.jsonl -o unique.json")
