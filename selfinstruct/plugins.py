@@ -32,6 +32,10 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "llama-server": "selfinstruct.backends.providers:llama_server",
         "deepseek": "selfinstruct.backends.providers:deepseek",
     },
+    "tools": {
+        "calculator": "selfinstruct.tools.mathematics:calculator",
+        "solver": "selfinstruct.tools.mathematics:solver",
+    },
 }
 """Built-ins as "module:attribute", imported on first use, so a missing extra hurts only who asks for it."""
 

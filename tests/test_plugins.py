@@ -292,7 +292,7 @@ def test_the_closest_name_counts_what_ships() -> None:
     with pytest.raises(PluginError, match="there are: leak"):
         plugins.load("tools", "qqq", shipped=("leak",))
     with pytest.raises(PluginError, match="there are: none"):
-        plugins.load("tools", "qqq")
+        plugins.load("formats", "qqq")
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,9 @@ def show(what: str, recipe: str, language: str | None, model: str | None, overri
 
 
 @click.command("list", epilog="Example: selfinstruct list recipes")
-@click.argument("kind", type=click.Choice(["recipes", "formats", "backends", "filters", "languages", "models"]))
+@click.argument(
+    "kind", type=click.Choice(["recipes", "formats", "backends", "filters", "languages", "models", "tools"])
+)
 @_as_json
 def list_(kind: str, as_json: bool) -> None:
     """List what there is, plugins included."""
@@ -232,6 +234,12 @@ def _models() -> list[dict[str, Any]]:
     ]
 
 
+def _tools() -> list[dict[str, Any]]:
+    from selfinstruct.tools import describe_tools
+
+    return describe_tools()
+
+
 _LISTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "recipes": _recipes,
     "formats": _formats,
@@ -239,4 +247,5 @@ _LISTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "filters": _filters,
     "languages": _languages,
     "models": _models,
+    "tools": _tools,
 }
