@@ -1,4 +1,4 @@
-# ruff: noqa: S106, T201
+# ruff: noqa: T201
 """Axolotl's own prompt strategies on our files, set up by the config lines that we wrote beside them."""
 
 from __future__ import annotations
@@ -12,26 +12,7 @@ from typing import Any
 import yaml
 from axolotl.prompt_strategies.chat_template import load
 from axolotl.utils.dict import DictDefault
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
-
-TEMPLATE = (
-    "{%- for m in messages %}<s>{{ m.role }} {{ m.reasoning_content or '' }}{{ m.content }}"
-    "{%- for c in m.tool_calls or [] %}{{ c.function.name }}{{ c.function.arguments | tojson }}{%- endfor %}</s>"
-    "{%- endfor %}{%- if add_generation_prompt %}<s>assistant {% endif %}"
-)
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Build a byte tokenizer: no vocabulary to fetch."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    names = ["<pad>", "<s>", "</s>", *alphabet]
-    base = Tokenizer(models.BPE({token: index for index, token in enumerate(names)}, merges=[]))
-    base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    base.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=base, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
-    fast.chat_template = TEMPLATE
-    return fast
+from trainers_model import tokenizer
 
 
 def read(folder: Path, name: str) -> tuple[Any, dict[str, Any], list[dict[str, Any]]]:

@@ -14,15 +14,26 @@ from selfinstruct import formats
 from selfinstruct.values import Comparison, Dialogue, Instance, Message, Record, Response, Task, ToolCall
 
 COUNT = 100
-SCHEMA = {
-    "name": "multiply",
-    "description": "Multiply two whole numbers.",
-    "parameters": {
-        "type": "object",
-        "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
-        "required": ["a", "b"],
+SCHEMAS = [
+    {
+        "name": "multiply",
+        "description": "Multiply two whole numbers.",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+            "required": ["a", "b"],
+        },
     },
-}
+    {
+        "name": "look_up",
+        "description": "Look a word up.",
+        "parameters": {
+            "type": "object",
+            "properties": {"word": {"type": "string"}, "exact": {"type": "boolean"}},
+            "required": ["word"],
+        },
+    },
+]
 
 
 def tasks() -> list[Record]:
@@ -46,21 +57,19 @@ def dialogues() -> list[Record]:
 
 
 def tool_dialogues() -> list[Record]:
-    """Dialogues in which the assistant thinks, calls a tool and answers; every third without a call."""
+    """Dialogues in which the assistant thinks, calls one tool or two at once, or none, and answers."""
     found: list[Record] = []
     for n in range(COUNT):
-        asked = Message("user", f"What is {n} times 7?")
-        if n % 3 == 0:
-            messages: tuple[Message, ...] = (asked, Message("assistant", f"It is {7 * n}."))
-        else:
-            call = ToolCall("multiply", json.dumps({"a": n, "b": 7}))
-            messages = (
-                asked,
-                Message("assistant", "", "A product: I use the tool." if n % 2 else "", (call,)),
-                Message("tool", json.dumps({"product": 7 * n})),
-                Message("assistant", f"It is {7 * n}."),
-            )
-        found.append(Dialogue(messages, "You are careful." if n % 2 else "", extra={"tools": [SCHEMA]}))
+        calls = (
+            ToolCall("multiply", json.dumps({"a": n, "b": 7}), f"call_{n}_0"),
+            ToolCall("look_up", json.dumps({"word": f"product {n}", "exact": True}), f"call_{n}_1"),
+        )[: n % 3]
+        said = (json.dumps({"product": 7 * n}), f"The product of {n} and 7.")
+        reply = Message("assistant", f"It is {7 * n}.", "" if calls else "No tool is needed.")
+        asking = (Message("assistant", "", "A product: I use the tool." if n % 2 else "", calls),) if calls else ()
+        results = (Message("tool", text, "", (), c.name, c.id) for text, c in zip(said, calls, strict=False))
+        messages = (Message("user", f"What is {n} times 7?"), *asking, *results, reply)
+        found.append(Dialogue(messages, "You are careful." if n % 2 else "", extra={"tools": SCHEMAS}))
     return found
 
 
@@ -74,6 +83,11 @@ def comparisons() -> list[Record]:
     return found
 
 
+def plain_comparisons() -> list[Record]:
+    """Comparisons after a question."""
+    return [record for record in comparisons() if isinstance(record, Comparison) and isinstance(record.prompt, str)]
+
+
 def main(folder: Path) -> None:
     """Write everything; a single refused record is a failure."""
     plan: Sequence[tuple[str, str, list[Record]]] = (
@@ -82,15 +96,20 @@ def main(folder: Path) -> None:
         ("prompt-completion", "trl/prompt_completion.jsonl", tasks()),
         ("preference", "trl/preference.jsonl", comparisons()),
         ("kto", "trl/kto.jsonl", comparisons()),
-        ("parquet", "trl/messages.parquet", dialogues()),
+        ("messages", "trl/messages.parquet", dialogues()),
+        ("messages", "trl/tools.parquet", tool_dialogues()),
+        ("preference-text", "trl/preference_text.jsonl", plain_comparisons()),
+        ("kto-text", "trl/kto_text.jsonl", plain_comparisons()),
         ("llama-factory", "llama-factory/alpaca.json", tasks() + dialogues()),
         ("llama-factory-sharegpt", "llama-factory/tools.json", tool_dialogues()),
+        ("llama-factory-sharegpt", "llama-factory/columns.parquet", tool_dialogues()),
         ("llama-factory-ranking", "llama-factory/ranking.json", comparisons()),
         ("llama-factory-kto", "llama-factory/kto.json", comparisons()),
         ("axolotl", "axolotl/tools.jsonl", tool_dialogues()),
         ("axolotl-dpo", "axolotl/dpo.jsonl", comparisons()),
-        ("deepspeed-chat", "deepspeed-chat/data", comparisons()),
-        ("colossalai", "colossalai/data.jsonl", dialogues()),
+        ("sharegpt", "fastchat/sharegpt.json", dialogues()),
+        ("deepspeed-chat", "deepspeed-chat/sft", dialogues()),
+        ("deepspeed-chat", "deepspeed-chat/ranking", comparisons()),
     )
     for name, path, records in plan:
         report = formats.write(name, records, folder / path)

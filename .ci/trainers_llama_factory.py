@@ -1,4 +1,4 @@
-# ruff: noqa: E402, S106, T201
+# ruff: noqa: E402, T201
 """LLaMA-Factory's own reader on our dataset_info.json: converter, template and tokenizer; every row must be kept."""
 
 from __future__ import annotations
@@ -16,28 +16,21 @@ sys.modules["torchaudio"].__spec__ = importlib.machinery.ModuleSpec("torchaudio"
 
 from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
 from llamafactory.hparams import DataArguments, ModelArguments
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Seq2SeqTrainingArguments
+from trainers_model import tokenizer
+from transformers import Seq2SeqTrainingArguments
 
-PLAN = {"alpaca": "sft", "tools": "sft", "ranking": "rm", "kto": "kto"}
+PLAN = {"alpaca": "sft", "tools": "sft", "columns": "sft", "ranking": "rm", "kto": "kto"}
 """Our data sets and the training stage each is for."""
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Build a byte tokenizer: no vocabulary to fetch."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *alphabet]
-    base = Tokenizer(models.BPE({token: index for index, token in enumerate(names)}, merges=[]))
-    base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return PreTrainedTokenizerFast(tokenizer_object=base, pad_token="<|endoftext|>", eos_token="<|im_end|>")
 
 
 def main(folder: Path) -> None:
     """Load each data set by its name in dataset_info.json."""
     listed = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
     for name, stage in PLAN.items():
-        rows = json.loads((folder / listed[name]["file_name"]).read_text(encoding="utf-8"))
-        fast = tokenizer()
+        # The same rows as Parquet: LLaMA-Factory must keep as many.
+        file = "tools.json" if name == "columns" else listed[name]["file_name"]
+        rows = json.loads((folder / file).read_text(encoding="utf-8"))
+        fast = tokenizer(("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
         data = DataArguments(
             template="qwen", dataset=name, dataset_dir=str(folder), cutoff_len=4096, overwrite_cache=True
         )

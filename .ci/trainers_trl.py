@@ -1,51 +1,18 @@
-# ruff: noqa: S106, T201
+# ruff: noqa: T201
 """One optimizer step of TRL's trainers on our files, with a tiny randomly initialised model on the CPU."""
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-import torch
 from datasets import Dataset, load_dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from trainers_model import model, tokenizer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
-
-TEMPLATE = (
-    "{%- for tool in tools or [] %}<tool>{{ tool | tojson }}</tool>{% endfor %}"
-    "{%- for m in messages %}<s>{{ m.role }} {{ m.reasoning_content or '' }}{{ m.content }}"
-    "{%- for c in m.tool_calls or [] %}{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}</s>"
-    "{%- endfor %}"
-    "{%- if add_generation_prompt %}<s>assistant {% endif %}"
-)
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Build a byte tokenizer: no vocabulary to fetch."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
-    base = Tokenizer(models.BPE(vocabulary, merges=[]))
-    base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    fast = PreTrainedTokenizerFast(tokenizer_object=base, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
-    fast.chat_template = TEMPLATE
-    return fast
-
-
-def model(size: int) -> LlamaForCausalLM:
-    """Build a model of a few thousand weights."""
-    torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=size,
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=1024,
-        )
-    )
 
 
 def step(trainer_class: type, config_class: type, rows: Dataset, name: str) -> None:
@@ -72,21 +39,37 @@ def step(trainer_class: type, config_class: type, rows: Dataset, name: str) -> N
     print(f"{trainer_class.__name__} on {name}: {len(rows)} rows, all kept, loss {loss:.3f}")
 
 
+def calls(rows: Iterable[dict[str, Any]]) -> list[list[Any]]:
+    """Return what each row's assistant calls."""
+    messages = ([*row["messages"]] for row in rows)
+    return [[call["function"] for message in row for call in message.get("tool_calls") or []] for row in messages]
+
+
 def main(folder: Path) -> None:
     """Run every file that TRL has a trainer for."""
-    for name in ("messages.jsonl", "tools.jsonl", "prompt_completion.jsonl"):
-        rows = load_dataset("json", data_files=str(folder / name), split="train")
-        step(SFTTrainer, SFTConfig, rows, name)
-    rows = load_dataset("parquet", data_files=str(folder / "messages.parquet"), split="train")
-    step(SFTTrainer, SFTConfig, rows, "messages.parquet")
-    rows = load_dataset("json", data_files=str(folder / "preference.jsonl"), split="train")
-    step(DPOTrainer, DPOConfig, rows, "preference.jsonl")
     try:
         from trl import KTOConfig, KTOTrainer
     except ImportError:
         from trl.experimental.kto import KTOConfig, KTOTrainer
-    rows = load_dataset("json", data_files=str(folder / "kto.jsonl"), split="train")
-    step(KTOTrainer, KTOConfig, rows, "kto.jsonl")
+    plan = {
+        "messages.jsonl": (SFTTrainer, SFTConfig),
+        "tools.jsonl": (SFTTrainer, SFTConfig),
+        "messages.parquet": (SFTTrainer, SFTConfig),
+        "tools.parquet": (SFTTrainer, SFTConfig),
+        "prompt_completion.jsonl": (SFTTrainer, SFTConfig),
+        "preference.jsonl": (DPOTrainer, DPOConfig),
+        "preference_text.jsonl": (DPOTrainer, DPOConfig),
+        "kto.jsonl": (KTOTrainer, KTOConfig),
+        "kto_text.jsonl": (KTOTrainer, KTOConfig),
+    }
+    loaded = {}
+    for name, (trainer, config) in plan.items():
+        kind = "parquet" if name.endswith(".parquet") else "json"
+        loaded[name] = load_dataset(kind, data_files=str(folder / name), split="train")
+        step(trainer, config, loaded[name], name)
+    lines = (folder / "tools.jsonl").read_text(encoding="utf-8").splitlines()
+    for name in ("tools.jsonl", "tools.parquet"):
+        assert calls(loaded[name]) == calls(map(json.loads, lines)), f"{name}: other tool calls came back"
 
 
 if __name__ == "__main__":

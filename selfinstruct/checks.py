@@ -266,7 +266,7 @@ def _arithmetic(record: Record, pair: Pair, pack: LanguagePack, limits: Threshol
 
 _PERSONAL = {
     "e-mail address": re.compile(
-        r"(?<![\w.+-])[\w.+-]{1,64}@(?!example\.|test\.|email\.com|domain\.)[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}\b"
+        r"(?<![\w.+-])\w[\w.+-]{0,63}@(?!example\.|test\.|email\.com|domain\.)[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}\b"
     ),
     "phone number": re.compile(
         r"(?<![\d.+\w-])(?:\+\d{1,3}[ .-]?(?:\(?\d{1,4}\)?[ .-]?){2,4}\d{2,4}"

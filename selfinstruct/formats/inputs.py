@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -74,6 +74,7 @@ class OpenFile:
 
     def items(self, container: Container | None = None) -> Iterator[Item]:
         """Read the rows; what can't be read, and a damaged end, is an item with a fault."""
+        readers: dict[Container, Callable[[io.BufferedReader], Iterator[Item]]]
         readers = {"JSON lines": scan.lines, "CSV": _csv_items, "Parquet": _parquet_items}
         last = Item(0)
         for last in readers.get(container or self.container, scan.values)(self.stream):
@@ -176,7 +177,7 @@ def container(name: str, head: bytes) -> Container:
     if b"," in first or b"\t" in first:
         return "CSV"
     found = first[:40].decode(errors="replace")
-    raise InputError(f'{name}: expected JSON lines, a JSON array, CSV or Parquet, found "{found}"')
+    raise InputError(f"{name}: expected JSON lines, a JSON array, CSV or Parquet, found {found!r}")
 
 
 def _alone(line: bytes) -> bool:
@@ -188,9 +189,12 @@ def _alone(line: bytes) -> bool:
     return True
 
 
-def _csv_items(stream: IO[bytes]) -> Iterator[Item]:
+def _csv_items(stream: io.BufferedReader) -> Iterator[Item]:
     csv.field_size_limit(scan.LONGEST_ROW)
-    reader = csv.reader(io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline=""), strict=True)
+    header_line = stream.peek().partition(b"\n")[0]
+    delimiter = "," if b"," in header_line else "\t"
+    text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
         place = reader.line_num + 1
@@ -233,7 +237,7 @@ def pyarrow() -> Any:
     return import_module("pyarrow")
 
 
-def _parquet_items(stream: IO[bytes]) -> Iterator[Item]:
+def _parquet_items(stream: io.BufferedReader) -> Iterator[Item]:
     arrow = pyarrow()
     place = 0
     with tempfile.TemporaryFile() as seekable:

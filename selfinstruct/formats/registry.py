@@ -10,7 +10,7 @@ from importlib import import_module
 
 from selfinstruct import plugins
 from selfinstruct.errors import ConfigError, InputError, PluginError
-from selfinstruct.formats.format import Format, Row
+from selfinstruct.formats.format import Format, Row, kind
 from selfinstruct.values import Record
 
 # Order matters where two formats read a file alike: the first is named.
@@ -75,12 +75,16 @@ class Match:
 
 def candidates(rows: Sequence[Row]) -> list[Match]:
     """Return the formats that more than half of the rows fit, best first."""
-    found = []
-    for format in (get(name) for name in names()):
-        scores = [score for row in rows if (score := format.matches(row))]
-        if len(scores) * 2 > len(rows):
-            found.append(Match(format, max(scores), len(scores)))
+    found = [match for match in _matches(rows) if match.rows * 2 > len(rows)]
     return sorted(found, key=lambda match: (-match.score, -match.rows))
+
+
+def _matches(rows: Sequence[Row]) -> list[Match]:
+    found = []
+    for format in map(get, names()):
+        if scores := [score for row in rows if (score := format.matches(row))]:
+            found.append(Match(format, max(scores), len(scores)))
+    return found
 
 
 def choose(rows: Sequence[Row]) -> tuple[Format, list[str]]:
@@ -93,8 +97,10 @@ def choose(rows: Sequence[Row]) -> tuple[Format, list[str]]:
         raise InputError("no readable row to tell the format from; name it with --from (verify: --format)")
     found = candidates(rows)
     if not found:
-        shape = ", ".join(rows[0]) if isinstance(rows[0], dict) else type(rows[0]).__name__
-        raise InputError(f"no known format has such rows ({shape}); name one with --from (verify: --format)")
+        shape = ", ".join(rows[0]) or "no key" if isinstance(rows[0], dict) else f"an {kind(rows[0])}"
+        near = max(_matches(rows), key=lambda match: match.rows, default=None)
+        few = f"; {near.format.name} fits {near.rows} of the first {len(rows)}" if near else ""
+        raise InputError(f"no known format has such rows ({shape}){few}; name one with --from (verify: --format)")
     best = [match.format for match in found if (match.score, match.rows) == (found[0].score, found[0].rows)]
     first = min(best, key=lambda format: names().index(format.name))
     others = [format for format in best if format is not first]

@@ -175,6 +175,17 @@ def test_a_row_without_end_is_passed_over(array: bool, monkeypatch: pytest.Monke
     assert "a row can't be longer" in bad[0].reason
 
 
+def test_tab_separated_columns_are_read() -> None:
+    content = "input\ttarget\n病人：a，b\\n医生：\tc, d\n".encode()
+    assert [record.messages[1].content for record in formats.read(io.BytesIO(content))] == ["c, d"]  # type: ignore[union-attr]
+
+
+def test_rows_that_mostly_fit_nothing_name_what_some_fit() -> None:
+    content = LINE + b'{"instruction": 7, "output": "b"}\n' * 2
+    with pytest.raises(InputError, match=r"no known format has such rows .*; alpaca fits 1 of the first 3; name one"):
+        list(formats.read(io.BytesIO(content)))
+
+
 def test_bad_csv_rows_are_told(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text('input,target,type\n病人：a\\n医生：,"b\nc",t\nonly,two\n病人：d\\n医生：,e,t\n', encoding="utf-8")
