@@ -1,8 +1,8 @@
 """Ask once: every request is recorded before it leaves, every completion before it is used.
 
 `Journal.complete` answers from the store where it can. Otherwise the request goes through the
-backend's wrappers (retry, rate) to `Journal.send`, the innermost one, which reserves the budget,
-records the send, asks, and makes the completion durable.
+backend's wrappers (retry, rate) to `Journal._send`, the innermost one, which reserves the budget,
+records the send and asks; what comes back through them is made durable.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ class Tool(Protocol):
 
 @dataclass(slots=True)
 class _Ticket:
-    """One request on its way: for which draw, in which task, under which key, and whether it has left."""
+    """One request on its way: for which draw, in which task, under which key.
+
+    `sent` from when it leaves until its answer is in the journal; `send`, `cost` and `seconds` are of the last time.
+    """
 
     stage: str
     draw: int
@@ -47,6 +50,9 @@ class _Ticket:
     key: str = ""
     sent: bool = False
     dropped: bool = False
+    send: int = 0
+    cost: Decimal | None = None
+    seconds: float = 0.0
 
 
 _current: ContextVar[_Ticket] = ContextVar("ticket")
@@ -70,31 +76,41 @@ class Journal:
     _tickets: dict[int, _Ticket] = field(default_factory=dict, init=False)
     _asking: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary, init=False)
 
-    async def complete(self, stage: str, draw: int, request: Request) -> Completion:
-        """Return the completion of a request, from the journal or from the backend.
+    async def complete(self, stage: str, draw: int, key: str, request: Request) -> Completion:
+        """Return the completion of a request with that content key, from the journal or from the backend.
 
         Raises:
             Stopped: the run is closing, or a budget is spent, and the answer is not in the journal.
             BackendError: the backend gave up on it.
         """
-        key = request.key(self.model)
         known = self.store.view.completion(key)
         if known is not None:
             return known
         ticket = _Ticket(stage, draw, asyncio.current_task(), key)
         token = _current.set(ticket)
         try:
-            return await self._unless_closed(ticket, lambda: self._ask(key, request))
+            return await self._unless_closed(ticket, lambda: self._ask(ticket, request))
         finally:
             _current.reset(token)
 
-    async def _ask(self, key: str, request: Request) -> Completion:
+    async def _ask(self, ticket: _Ticket, request: Request) -> Completion:
         """Ask the backend, unless another draw is asking the same: then wait for what it is told."""
-        lock = self._asking.setdefault(key, asyncio.Lock())
+        lock = self._asking.setdefault(ticket.key, asyncio.Lock())
         others = lock.locked()
         async with lock:
-            known = self.store.view.completion(key) if others else None
-            return known or await self.backend.complete(request)
+            known = self.store.view.completion(ticket.key) if others else None
+            if known is not None:
+                return known
+            completion = await self.backend.complete(request)
+            # Here and not in `_send`: the next request may leave while the disk writes this answer.
+            try:
+                await self.store.journal(
+                    ticket.send, ticket.key, ticket.stage, ticket.draw, request, completion,
+                    cost=_text(ticket.cost), seconds=ticket.seconds,
+                )  # fmt: skip
+            finally:
+                ticket.sent = False
+            return completion
 
     async def use(self, stage: str, draw: int, key: str, tool: Tool, arguments: Mapping[str, Any]) -> ToolResult:
         """Return what a tool gives, from the journal or by running it.
@@ -171,19 +187,17 @@ class Journal:
         self._refuse_when_closed()
         worst = Worst.of(request)
         reserved = await self.budget.reserve(worst)
-        send = await self._record(ticket, worst, reserved)
+        send = ticket.send = await self._record(ticket, worst, reserved)
         # Whatever ends this without an answer, nobody knows whether it was billed: it stays at its worst case.
-        tokens, cost = worst.tokens, reserved
+        tokens, cost, answered = worst.tokens, reserved, False
         started = time.monotonic()
         try:
             completion = await backend.complete(request)
             usage = completion.usage
             tokens = usage.prompt_tokens + usage.completion_tokens
-            cost = self.budget.price_of(usage.prompt_tokens, usage.completion_tokens)
-            await self.store.journal(
-                send, ticket.key, ticket.stage, ticket.draw, request, completion,
-                cost=_text(cost), seconds=time.monotonic() - started,
-            )  # fmt: skip
+            cost = ticket.cost = self.budget.price_of(usage.prompt_tokens, usage.completion_tokens)
+            ticket.seconds = time.monotonic() - started
+            answered = True
             return completion
         except BackendError as error:
             if not error.maybe_billed:
@@ -191,7 +205,7 @@ class Journal:
             await self.store.settle(send, tokens=tokens, cost=_text(cost), error=f"{type(error).__name__}: {error}")
             raise
         finally:
-            ticket.sent = False
+            ticket.sent = answered
             self.budget.settle(worst, reserved, tokens, cost)
 
     async def _record(self, ticket: _Ticket, worst: Worst, reserved: Decimal | None) -> int:

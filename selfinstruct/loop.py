@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from selfinstruct.errors import BadReply, RequestRefused, SelfInstructError, Stopped
@@ -21,6 +21,9 @@ from selfinstruct.judge import Judge
 from selfinstruct.stages import Draw, Items, Stage, TaskPool
 from selfinstruct.store import Commit, RunStore
 from selfinstruct.values import Candidate
+
+_TOGETHER = 16
+"""Most draws in one transaction: no others are launched until it is done."""
 
 
 async def grow(
@@ -63,10 +66,10 @@ async def grow(
                     draw.item, draw.identity = items[launched], items.identity(launched)
                 running[launched] = asyncio.create_task(_run(stage, draw, slots))
                 launched += 1
-            # One transaction takes in all that is there: with one for each, the disk's milliseconds would be the limit.
+            # One transaction takes in what is there: with one for each, the disk's milliseconds would be the limit.
             commits: list[Commit] = []
             try:
-                while not commits or (pool.accepted < target and _is_done(running.get(number))):
+                while not commits or (len(commits) < _TOGETHER and pool.accepted < target and _done(running, number)):
                     draw = draws.pop(number)
                     commit = await _outcome(draw, running.pop(number), judge, decided, target - pool.accepted)
                     pool.extend(number, commit.decisions)
@@ -92,8 +95,8 @@ async def grow(
             await asyncio.gather(*running.values(), return_exceptions=True)
 
 
-def _is_done(task: asyncio.Task[Sequence[Candidate]] | None) -> bool:
-    return task is not None and task.done()
+def _done(running: Mapping[int, asyncio.Task[Sequence[Candidate]]], number: int) -> bool:
+    return number in running and running[number].done()
 
 
 async def _run(stage: Stage, draw: Draw, slots: asyncio.Semaphore) -> Sequence[Candidate]:

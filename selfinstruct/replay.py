@@ -205,7 +205,7 @@ class _Recording:
     requests: tuple[str, ...]
     _given: int = 0
 
-    async def complete(self, stage: str, draw: int, request: Request) -> Completion:
+    async def complete(self, stage: str, draw: int, key: str, request: Request) -> Completion:
         return self._next(self.view.completion)
 
     async def use(self, stage: str, draw: int, key: str, tool: Tool, arguments: Mapping[str, Any]) -> ToolResult:

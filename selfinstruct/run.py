@@ -25,6 +25,9 @@ from selfinstruct.store import Commit, RunStore
 
 Say = Callable[[str], None]
 
+_MANY, _GATHER = 16, 0.002
+"""From so many requests in flight on, what is to be written waits so many seconds for company."""
+
 _NOTE_EVERY = 5.0
 """Seconds between two notes of the running time."""
 
@@ -75,6 +78,7 @@ class Session:
         """
         config, store = self.plan.config, self.store
         store.start()
+        store.gather = _GATHER if self._concurrency() >= _MANY else 0.0
         reason, state = "", "failed"
         try:
             async with aclosing(await self.journal.unless_closed(self._backend)) as backend:
@@ -143,7 +147,8 @@ class Session:
             seed=config.seed,
             target=wanted,
             window=config.window,
-            concurrency=self._concurrency(),
+            # Some draws are between two requests, or written to the disk; the governor keeps to the concurrency.
+            concurrency=self._concurrency() * 5 // 4,
             items=items,
             pool=pool,
             judge=judge,

@@ -120,7 +120,7 @@ class Answers(Protocol):
 
     model: str
 
-    async def complete(self, stage: str, draw: int, request: Request) -> Completion:
+    async def complete(self, stage: str, draw: int, key: str, request: Request) -> Completion:
         """Return the completion of a request of a draw."""
 
     async def use(self, stage: str, draw: int, key: str, tool: Tool, arguments: Mapping[str, Any]) -> ToolResult:
@@ -184,8 +184,9 @@ class Draw:
         nonce = f"{self._seed}/shared" if shared else f"{self._label}/{len(self.requests)}"
         seed = int.from_bytes(hashlib.sha256(nonce.encode()).digest()[:4]) >> 1
         request = replace(request, nonce=nonce, seed=seed)
-        self.requests.append(request.key(self._journal.model))
-        return await self._journal.complete(self.stage, self.number, request)
+        key = request.key(self._journal.model)
+        self.requests.append(key)
+        return await self._journal.complete(self.stage, self.number, key, request)
 
     async def use(self, tool: Tool, arguments: Mapping[str, Any]) -> ToolResult:
         """Run a tool; what it gave is journaled, so that the draw goes the same way when it is run again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import sqlite3
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selfinstruct.backends.governor import Governed
 from selfinstruct.backends.retry import Retrying
 from selfinstruct.budget import Budget, Limits, Price, Worst
 from selfinstruct.errors import BackendError, BadReply, Interrupted, RequestRefused, Stopped, StoreError, Unavailable
@@ -38,8 +40,14 @@ def journal_of(store: RunStore, backend: Scripted, limits: Limits | None = None,
     return journal
 
 
+async def put(journal: Journal, draw: int, number: int) -> Completion:
+    """Ask question `number` for a draw."""
+    request = question(number)
+    return await journal.complete("tasks", draw, request.key(journal.model), request)
+
+
 async def ask(journal: Journal, numbers: range) -> list[Completion | BaseException]:
-    asked = (journal.complete("tasks", number, question(number)) for number in numbers)
+    asked = (put(journal, number, number) for number in numbers)
     return await asyncio.gather(*asked, return_exceptions=True)
 
 
@@ -165,7 +173,8 @@ def test_draws_that_ask_the_same_at_once_send_it_once(
     async def story(store: RunStore) -> list[Any]:
         journal = journal_of(store, backend)
         asking = asyncio.gather(
-            *(journal.complete("tasks", draw, question(draw % 3)) for draw in range(24)), return_exceptions=True
+            *(put(journal, draw, draw % 3) for draw in range(24)),
+            return_exceptions=True,
         )
         if moment is not None:
             for _ in range(moment):
@@ -237,12 +246,36 @@ def test_a_disk_that_fills_up_takes_in_what_has_left_and_asks_for_no_more(
         assert [getattr(result, "text", result) for result in results] == ["fine"] * 12
         assert refused, "the disk was never full"
         with pytest.raises(StoreError, match="free some space"):
-            asyncio.run(journal.complete("tasks", 99, question(99)))
+            asyncio.run(put(journal, 99, 99))
         assert journal.budget.requests == 12
     assert len(backend.asked) == 12
     monkeypatch.undo()
     with RunStore.open(folder) as store:
         assert balanced(store).completions == 12
+
+
+def test_the_next_request_leaves_while_the_disk_writes_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal_answer = RunStore.journal
+    waiting: list[int] = []
+
+    async def slow(store: RunStore, *arguments: Any, **named: Any) -> None:
+        waiting.append(len(backend.asked))
+        await asyncio.sleep(0.05)
+        await journal_answer(store, *arguments, **named)
+
+    async def story(store: RunStore) -> None:
+        journal = journal_of(store, backend)
+        journal.backend = Governed(journal.metered(backend), concurrency=1, ramp=math.inf)
+        await ask(journal, range(3))
+
+    monkeypatch.setattr(RunStore, "journal", slow)
+    backend = Scripted(lambda _: "fine", delay=lambda _: 0.001)
+    with create(tmp_path / "r") as store:
+        asyncio.run(story(store))
+        assert balanced(store).completions == 3
+    assert waiting == [1, 2, 3], "one at a time was asked, though all before the first answer was written"
 
 
 def test_a_claim_of_absurd_usage_is_kept_and_loses_nothing(tmp_path: Path) -> None:

@@ -234,10 +234,16 @@ def test_a_budget_of_requests_is_never_overrun_and_can_be_raised(tmp_path: Path,
 
 def test_closing_the_journal_waits_for_what_has_left(tmp_path: Path) -> None:
     async def story() -> tuple[int, int]:
-        backend = Scripted(words, delay=lambda _: 0.05)
+        asked = asyncio.Event()
+
+        def delay(request: Request) -> float:
+            asked.set()
+            return 0.05
+
+        backend = Scripted(words, delay)
         world = World(tmp_path / "r", backend)
         work = asyncio.create_task(world.grow(30))
-        await asyncio.sleep(0.02)
+        await asked.wait()
         sent = len(backend.asked)
         world.journal.close(Stopped("enough"))
         with pytest.raises(Stopped, match="enough"):

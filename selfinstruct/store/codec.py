@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import is_dataclass
 from typing import Any, TypeVar
 
 from selfinstruct.errors import StoreError
@@ -28,6 +28,7 @@ from selfinstruct.values import (
     ToolCall,
     ToolResult,
     Usage,
+    members,
 )
 
 _T = TypeVar("_T")
@@ -128,30 +129,34 @@ def result_from(row: Mapping[str, Any]) -> ToolResult:
 
 def record_text(record: Record) -> str:
     """Return the text that `record_from` turns back into `record`."""
-    return f"{type(record).__name__.lower()} {dumps(asdict(record))}"
+    return f"{type(record).__name__.lower()} {dumps(record)}"
 
 
-_UNSET = asdict(Request(Sampling(0))) | {"sampling": None}
+_UNSET = members(Request(Sampling(0))) | {"sampling": None}
 
 
 def compact(request: Request) -> dict[str, Any]:
     """Leave out what is unset: a request is stored once per completion."""
-    full = {key: value for key, value in asdict(request).items() if value != _UNSET[key]}
-    full["sampling"] = {key: value for key, value in full["sampling"].items() if value not in (None, ())}
-    if "messages" in full:
-        full["messages"] = [{key: value for key, value in m.items() if value} for m in full["messages"]]
+    full = {key: value for key, value in members(request).items() if value != _UNSET[key]}
+    full["sampling"] = {key: value for key, value in members(request.sampling).items() if value not in (None, ())}
+    if request.messages:
+        full["messages"] = [{key: value for key, value in members(m).items() if value} for m in request.messages]
     return full
 
 
 def dumps(value: Any) -> str:
-    """Return JSON that SQLite can hold."""
+    """Return JSON that SQLite can hold; one of our values becomes an object of its fields."""
     # Lone surrogates (cut emoji) can't be stored as UTF-8; they are kept as escapes.
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_object)
     try:
         text.encode()
     except UnicodeEncodeError:
-        text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), default=str)
+        text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), default=_object)
     return text
+
+
+def _object(value: object) -> object:
+    return members(value) if is_dataclass(value) else str(value)
 
 
 def plain(text: str) -> str:
