@@ -666,6 +666,8 @@ def language_script(
         # Names, units and formulas are in Latin letters everywhere; a few letters of a third script are a sentence.
         if counted.total() < (minimum_letters if main == "Latn" else minimum_letters // 3):
             return None
+        if main == "Latn" and len(text.split()) == 1:
+            return None
         if main in asked - own_scripts(pack.scripts):
             return None
         share, _ = pack.script_share(text)
@@ -687,10 +689,14 @@ def language_script(
     return _of_language("language_script", pack, judge)
 
 
+_LOWER_CASE_WORD = re.compile(r"(?<![0-9A-Za-zÀ-ÿ_])[a-zß-öø-ÿ]{2,}(?![0-9A-Za-zÀ-ÿ_])")
+
+
 def _asked_scripts(said: _Said, minimum_letters: int) -> set[str]:
-    """Return the scripts of what was asked; Latin only from some letters on, for "T-shirt" asks for no English."""
-    counted = script_counts(said.asked + said.given)
-    return {name for name, count in counted.items() if name != "Latn" or count >= minimum_letters // 3}
+    """Return the scripts of what was asked; Latin only for words, not for names: "Word" asks for no English."""
+    before = said.asked + said.given
+    words = sum(map(len, _LOWER_CASE_WORD.findall(before)))
+    return {name for name in script_counts(before) if name != "Latn" or words >= minimum_letters // 3}
 
 
 @_filter("ours: py3langid (extra lang), restricted to the pack's language and those it could be mistaken for")
