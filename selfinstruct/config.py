@@ -220,6 +220,10 @@ class RunConfig(_Section):
     """Shares of the dataset by language, or by category of the topics, such as {zh: 0.2, en: 0.8}."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """The recipe's own settings: `selfinstruct list recipes --json` shows them with their defaults."""
+    tools: tuple[str | dict[str, dict[str, JsonValue] | None], ...] = ()
+    """Tools that a recipe's model may call, such as [calculator, {search: {corpus: docs}}]; empty: the recipe's own."""
+    corpus: str | None = Field(None, min_length=1, json_schema_extra=KNOB)
+    """Documents that the tool `search` looks through. Their content is in the fingerprint."""
     window: int = Field(128, ge=1, le=100_000)
     """Draw k samples the task pool as committed by draw k - window, and at most that many run ahead."""
     sampling: SamplingConfig = SamplingConfig()

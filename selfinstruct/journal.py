@@ -14,27 +14,17 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from selfinstruct.backends import Backend
 from selfinstruct.budget import Budget, Worst
 from selfinstruct.errors import BackendError, Stopped
 from selfinstruct.store import RunStore
+from selfinstruct.tools import Tool
 from selfinstruct.values import Capabilities, Completion, Request, ToolResult
 
 _T = TypeVar("_T")
-
-
-class Tool(Protocol):
-    """What a dialogue may call: see `selfinstruct.tools`."""
-
-    @property
-    def name(self) -> str:
-        """What it is called."""
-
-    async def call(self, arguments: Mapping[str, Any]) -> ToolResult:
-        """Run it; what goes wrong is in the result."""
 
 
 @dataclass(slots=True)

@@ -18,7 +18,6 @@ from selfinstruct.budget import Price, load_price
 from selfinstruct.config import RunConfig
 from selfinstruct.errors import ConfigError, InputError, PluginError, RunMismatch
 from selfinstruct.filters import FILTERS, Filter, build_filters, spec_of
-from selfinstruct.journal import Tool
 from selfinstruct.judge import TEXTS, Judge, subject
 from selfinstruct.languages import LanguagePack, load_pack
 from selfinstruct.models import Profile, resolve
@@ -27,6 +26,7 @@ from selfinstruct.novelty import NoveltyIndex, tokenizer
 from selfinstruct.recipes import Brief, Recipe
 from selfinstruct.stages import Stage
 from selfinstruct.store import RunStore, RunView, holds_run
+from selfinstruct.tools import Setting, Tool, check_tools
 from selfinstruct.values import Capabilities, Dialogue, Record, Task
 
 _TOPIC_ROUNDS = 10_000
@@ -70,6 +70,11 @@ class Plan:
             return self.recipe.export
         with formats.open_records(self.config.input) as reading:
             return reading.format.name
+
+    @property
+    def tools(self) -> list[Setting]:
+        """Return the settings of the tools that the recipe's model may call."""
+        return _tools(self.config, self.recipe)
 
     @property
     def targets(self) -> list[int]:
@@ -168,6 +173,7 @@ def plan(
     if chosen.concurrency > chosen.window:
         notices.append(f"concurrency {chosen.concurrency} is held to the window of {chosen.window}; see --set window=N")
     lanes = _lanes(chosen, recipe, profile, stored or {}, notices)
+    check_tools(_tools(chosen, recipe))
     price = _price(chosen)
     planned = Plan(
         config=chosen,
@@ -178,6 +184,7 @@ def plan(
         | {
             "content.input": bool(chosen.input),
             "content.model_file": digest,
+            "content.corpus": _tree_digest(chosen.corpus) if chosen.corpus else "",
             "content.against": [_file_digest(path) for path in chosen.novelty.against],
             "tokenizer": tokenizer(chosen.novelty.tokenizer).version,
         }
@@ -338,6 +345,18 @@ def _content(lane: Lane) -> dict[str, Any]:
     }
 
 
+def _tools(config: RunConfig, recipe: Recipe) -> list[Setting]:
+    """Return the tools that are asked for, else the recipe's own; a corpus brings the tool that searches it."""
+    if (config.tools or config.corpus) and not recipe.tools:
+        raise ConfigError(f"tools: {recipe.name} calls none")
+    chosen: list[Setting] = list(config.tools or recipe.tools)
+    if config.corpus:
+        chosen = [each for each in chosen if each != "search"]
+        if not any(isinstance(each, Mapping) and "search" in each for each in chosen):
+            chosen.append({"search": {"corpus": config.corpus}})
+    return chosen
+
+
 def _options(config: RunConfig, recipe: Recipe) -> dict[str, Any]:
     chosen = dict(recipe.options)
     for name, value in config.options.items():
@@ -436,6 +455,13 @@ def _model(provider: str, model: str, *, fetch: bool) -> tuple[Profile | None, s
 
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _tree_digest(path: str) -> str:
+    """Return a hash of a file, or of all files in a folder with their places there."""
+    root = Path(path)
+    files = sorted(each for each in root.rglob("*") if each.is_file()) if root.is_dir() else [root]
+    return _digest([(str(each.relative_to(root)), _file_digest(str(each))) for each in files])
 
 
 def _file_digest(path: str) -> str:

@@ -23,6 +23,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "belle": "selfinstruct.recipes.belle:RECIPE",
         "oasst": "selfinstruct.recipes.oasst:RECIPE",
         "translate": "selfinstruct.recipes.translate:RECIPE",
+        "moss": "selfinstruct.recipes.moss:RECIPE",
     },
     "backends": {
         "llama.cpp": "selfinstruct.backends.providers:llama_cpp",

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 from selfinstruct import config as settings
 from selfinstruct.errors import ConfigError, Stopped
-from selfinstruct.journal import Tool
 from selfinstruct.judge import subject
 from selfinstruct.loop import settle
 from selfinstruct.plan import Lane, Plan, open_run
 from selfinstruct.run import Session
 from selfinstruct.stages import Draw, Items, Stage, TaskPool
 from selfinstruct.store import Commit, RunStore, RunView, decision_from, record_from
+from selfinstruct.tools import Tool, open_tools
 from selfinstruct.values import Candidate, Capabilities, Completion, Record, Rejection, Request, Task, ToolResult
 
 _T = TypeVar("_T")
@@ -55,7 +55,7 @@ async def refilter(plan: Plan, store: RunStore, *, dry_run: bool) -> Difference:
     Raises:
         ConfigError: the plan would ask for other things, not only judge them otherwise.
     """
-    changed = settings.differences(store.view.meta("fingerprint"), dict(plan.fingerprint))
+    changed = settings.differences(store.view.meta("fingerprint"), json.loads(json.dumps(plan.fingerprint)))
     asking = [line for line in changed if not line.startswith(_JUDGING)]
     if asking:
         raise ConfigError(
@@ -65,8 +65,10 @@ async def refilter(plan: Plan, store: RunStore, *, dry_run: bool) -> Difference:
         )
     difference = Difference(before=store.view.dataset_count())
     commits: list[Commit] = []
-    for lane, wanted in zip(plan.lanes, plan.targets, strict=True):
-        commits += await _judge_lane(plan, lane, wanted, store.view, difference)
+    async with open_tools(plan.tools) as tools:
+        for lane, wanted in zip(plan.lanes, plan.targets, strict=True):
+            stages = plan.stages(lane, _capabilities(store.view), tools)
+            commits += await _judge_lane(plan, lane, stages, wanted, store.view, difference)
     if not dry_run:
         store.replace([name for lane in store.view.lanes() for name in lane.stages], commits)
         store.set_meta(fingerprint=plan.fingerprint)
@@ -96,9 +98,10 @@ async def replay(folder: Path, plan: Plan, output: Path) -> tuple[int, bool]:
             return len(mine), mine == list(source.dataset())
 
 
-async def _judge_lane(plan: Plan, lane: Lane, wanted: int, view: RunView, difference: Difference) -> list[Commit]:
+async def _judge_lane(
+    plan: Plan, lane: Lane, stages: Sequence[Stage], wanted: int, view: RunView, difference: Difference
+) -> list[Commit]:
     """Judge the stages of a lane again, each on what the one before now accepts."""
-    stages = plan.stages(lane, _capabilities(view))
     records: dict[str, list[Record]] = {}
     commits: list[Commit] = []
     for stage in stages:

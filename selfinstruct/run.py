@@ -22,6 +22,7 @@ from selfinstruct.judge import Judge
 from selfinstruct.plan import Lane, Plan, is_metered
 from selfinstruct.stages import AcceptedRecords, Items, Stage, TaskPool
 from selfinstruct.store import Commit, RunStore
+from selfinstruct.tools import open_tools
 
 Say = Callable[[str], None]
 
@@ -81,11 +82,14 @@ class Session:
         store.gather = _GATHER if self._concurrency() >= _MANY else 0.0
         reason, state = "", "failed"
         try:
-            async with aclosing(await self.journal.unless_closed(self._backend)) as backend:
+            async with (
+                aclosing(await self.journal.unless_closed(self._backend)) as backend,
+                open_tools(self.plan.tools) as tools,
+            ):
                 await store.put_meta(capabilities=asdict(backend.capabilities))
                 self._end_in_time()
                 for lane, wanted in zip(self.plan.lanes, self.plan.targets, strict=True):
-                    await self._fill(lane, self.plan.stages(lane, backend.capabilities), wanted, on_commit)
+                    await self._fill(lane, self.plan.stages(lane, backend.capabilities, tools), wanted, on_commit)
             accepted = store.view.dataset_count()
             if config.target is not None and accepted < config.target:
                 raise Stopped(

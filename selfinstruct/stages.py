@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, overload
 
-from selfinstruct.journal import Tool
 from selfinstruct.judge import Judge
 from selfinstruct.store import RunView
+from selfinstruct.tools import Tool
 from selfinstruct.values import Candidate, Completion, Record, Rejection, Request, Task, ToolResult
 
 

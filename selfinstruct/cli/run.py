@@ -74,6 +74,7 @@ _KNOB_KEYS = {
 @click.option("-l", "--language", metavar="TAG", help="BCP 47 tag [default: en, or the recipe's own].")
 @click.option("--seeds", metavar="FILE", help="Seed tasks of your own.")
 @click.option("--input", metavar="FILE", help="Input of recipes that work through one.")
+@click.option("--corpus", metavar="PATH", help="Documents for the tool that searches.")
 @click.option("--quota", metavar="KEY=SHARE,...", help="Shares by language or topic category, such as zh=0.2,en=0.8.")
 @click.option("--against", multiple=True, metavar="FILE", help="Reject what is near to this file; may be repeated.")
 @click.option("-c", "--config", type=click.Path(path_type=Path, dir_okay=False), help="YAML file with any setting.")

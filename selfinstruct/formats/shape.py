@@ -264,7 +264,9 @@ def _compare_dialogue(dialogue: Dialogue, back: Sequence[Record]) -> Loss:
             labels.append("tool call ids")
     for key in _missing_extra(dialogue.extra, [other.extra]):
         if key == "tools":
-            content.append("tool schemas")
+            # MOSS's meta instruction names each tool that may be called.
+            named = all(name in other.system for name in _tool_names(dialogue.extra[key]))
+            (labels if named else content).append("tool schemas")
         else:
             labels.append(key)
     if dialogue.topic and dialogue.topic != other.topic:
@@ -272,6 +274,14 @@ def _compare_dialogue(dialogue: Dialogue, back: Sequence[Record]) -> Loss:
     if dialogue.id and dialogue.id != other.id:
         labels.append("id")
     return Loss(content=tuple(dict.fromkeys(content)), labels=tuple(dict.fromkeys(labels)))
+
+
+def _tool_names(schemas: object) -> list[str]:
+    """Return what the tools of a list of schemas are called; a list that is none counts as one that nobody names."""
+    try:
+        return [str(schema.get("function", schema)["name"]) for schema in schemas]  # type: ignore[attr-defined]
+    except (TypeError, AttributeError, KeyError):
+        return ["\0"]
 
 
 def _compare_comparison(comparison: Comparison, back: Sequence[Record]) -> Loss:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from selfinstruct.config import RunConfig
-from selfinstruct.journal import Tool
 from selfinstruct.languages import LanguagePack
 from selfinstruct.prompts import Prompt
 from selfinstruct.stages import Stage
+from selfinstruct.tools import Tool
 from selfinstruct.values import Capabilities, Completion, Record, Request, Sampling, Task
 
 
@@ -20,7 +20,7 @@ class Brief:
 
     `style` is settled: "auto" is not left. `prompts` are those of the style by part. `items` are the records of the
     person's input, or topics where the recipe starts from them, to be gone through `rounds` times. `tools` are open
-    while the run works.
+    while the run works, and none while it is only planned.
     """
 
     config: RunConfig
@@ -74,8 +74,9 @@ class Recipe:
     last one's records are the dataset. `starts` says what it begins with: the language's seed tasks, its topics, or
     an input that the person must give. `accepts` are the kinds of record it works through when it is given an input,
     and `read` reads one. `export` is the format that suits its records, "" where that is the input's. `options` are
-    settings of its own with their default values. `rehearse` makes, from seed tasks that no prompt shows, the
-    rehearsal of a style by which `selfinstruct language check` finds out whether the recipe works in a language.
+    settings of its own with their default values. `tools` are those its model may call by default; a recipe without
+    any uses none. `rehearse` makes, from seed tasks that no prompt shows, the rehearsal of a style by which
+    `selfinstruct language check` finds out whether the recipe works in a language.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Recipe:
     accepts: tuple[type, ...] = ()
     read: Callable[[str], Iterable[Record]] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     rehearse: Callable[[LanguagePack, str, Sequence[Task]], Rehearsal] | None = None
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 from selfinstruct.tools.commands import Call, parse_commands, render_command
 from selfinstruct.tools.loading import Setting, check_tools, describe_tools, open_tools
 from selfinstruct.tools.rendering import citations, render_results
-from selfinstruct.tools.tool import Tool, ToolResult, failure
+from selfinstruct.tools.tool import Tool, failure
+from selfinstruct.values import ToolResult
 
 __all__ = [
     "Call",

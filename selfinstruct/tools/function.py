@@ -12,7 +12,8 @@ from typing import Any
 import pydantic
 
 from selfinstruct.errors import PluginError
-from selfinstruct.tools.tool import Tool, ToolResult, failure
+from selfinstruct.tools.tool import Tool, failure
+from selfinstruct.values import ToolResult
 
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?:/\d+)?")
 _PARAMETER = re.compile(r"\s+(\*{0,2}\w+)(?: \([^)]*\))?: (.*)")

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfinstruct.tools.grammar import BadExpression, parse_expression, parse_system
-from selfinstruct.tools.tool import Tool, ToolResult, failure, text_parameters
+from selfinstruct.tools.tool import Tool, failure, text_parameters
 from selfinstruct.tools.worker import Workers
+from selfinstruct.values import ToolResult
 
 
 def calculator(*, processes: int = 2, seconds: float = 10.0, megabytes: int = 512) -> Tool:

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable
 
 from selfinstruct.tools.commands import NONE, Call
-from selfinstruct.tools.tool import ToolResult
+from selfinstruct.values import ToolResult
 
 NO_RESULT = "No result."
 PICTURE = "Image generated successfully."

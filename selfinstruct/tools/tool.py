@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from selfinstruct.errors import SelfInstructError
+from selfinstruct.values import ToolResult
 
 Style = Literal["value", "lines", "items", "sentence"]
 
@@ -16,22 +17,6 @@ MAX_TEXT = 4000
 """Characters of a result's text."""
 MAX_VALUES = 50
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-
-
-@dataclass(frozen=True, slots=True)
-class ToolResult:
-    """What a tool answered.
-
-    `text` is what the model is shown. A failed call has a `reason`, short and stable, so that failures can be
-    counted. `values` are the numbers that an answer based on the result should state, in exact form ("26", "1/3",
-    "2*sqrt(2)"); `items` are the snippets of a search, or the file names of pictures.
-    """
-
-    text: str
-    failed: bool = False
-    reason: str = ""
-    values: tuple[str, ...] = ()
-    items: tuple[str, ...] = ()
 
 
 def failure(reason: str, detail: str = "") -> ToolResult:
