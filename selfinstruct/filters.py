@@ -454,6 +454,20 @@ def ends_with_colon(pack: LanguagePack, *, input: bool = True, output: bool = Tr
     return _of_record("ends_with_colon", judge)
 
 
+@_filter("Self-Instruct prepare_for_finetuning.py: one input with several outputs drops all instances of its task")
+def conflicting_outputs(pack: LanguagePack) -> Filter:
+    """Reject a task that answers one input in several ways; without input several answers are no conflict."""
+
+    def judge(task: Task, candidate: Candidate) -> Verdict:
+        answers: dict[str, str] = {}
+        for case in task.instances:
+            if case.input and answers.setdefault(case.input, case.output) != case.output:
+                return "conflicting_outputs", {"input": case.input[:60]}
+        return None
+
+    return _of_task("conflicting_outputs", judge)
+
+
 @_filter("ours: a small model copies the tasks it was shown")
 def copied_demonstration(pack: LanguagePack, *, minimum_tokens: int = 8) -> Filter:
     """Reject a task or dialogue that repeats the instruction or the output of a demonstration in its prompt.
@@ -813,6 +827,7 @@ def repeats(turn: str, earlier: str) -> bool:
     return min(len(words), len(before)) >= least and LCSseq.normalized_similarity(words, before) >= 0.95
 
 
+_OF_LANGUAGE = ("language_script", "script_variant", "language")
 _OF_INSTRUCTION = (
     "truncated",
     "no_tokens",
@@ -824,9 +839,7 @@ _OF_INSTRUCTION = (
     "leak",
     "copied_demonstration",
     "self_reference",
-    "language_script",
-    "script_variant",
-    "language",
+    *_OF_LANGUAGE,
 )
 _OF_OUTPUT = (
     "empty_output",
@@ -849,9 +862,7 @@ DEFAULT_FILTERS: Mapping[str, tuple[str, ...]] = {
         "leak",
         "copied_demonstration",
         "self_reference",
-        "language_script",
-        "script_variant",
-        "language",
+        *_OF_LANGUAGE,
         "empty_output",
         "output_repeats_instruction",
         "ends_with_colon",
@@ -859,10 +870,22 @@ DEFAULT_FILTERS: Mapping[str, tuple[str, ...]] = {
         "repetition",
         "repeated_turn",
     ),
+    "instructions": _OF_INSTRUCTION,
+    "instances": (
+        "truncated",
+        "control_characters",
+        "conflicting_outputs",
+        "leak",
+        "copied_demonstration",
+        "self_reference",
+        *_OF_LANGUAGE,
+        *_OF_OUTPUT,
+    ),
 }
 """The filters of each prompt style; those on the instruction come first, so a task without instances meets them all.
 
-"answers" are those for instructions that were given and not made, "dialogues" those of every recipe of dialogues.
+"answers" are those for instructions that were given and not made, "dialogues" those of every recipe of dialogues,
+"instructions" and "instances" those of the two steps of Self-Instruct.
 """
 
 

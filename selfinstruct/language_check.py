@@ -307,6 +307,7 @@ def _plan(
         "concurrency": 1,
         "window": 1,
         "stop": {"saturation_draws": 10},
+        "backend": {"endpoint": "completions" if rehearsal.capabilities.completions else "chat"},
     }
     if rehearsal.input:
         (folder / "input").write_text(rehearsal.input, encoding="utf-8")

@@ -347,7 +347,7 @@ def _read(lines: _Lines, region: _Region, pack: LanguagePack, *, wrapped: bool) 
     if not instruction.strip(_MARKS):
         return [_rejected("no_instruction", piece), *tails]
     given_text = _field(given.rest, lines.text[given.line + 1 : answer.start]) if given else ""
-    case = Instance("" if _is_no_input(given_text, pack) else given_text, output)
+    case = Instance("" if is_no_input(given_text, pack) else given_text, output)
     return [Candidate(Task(_no_colon(instruction), (case,)), text=piece), *tails]
 
 
@@ -461,11 +461,12 @@ def _from_json(value: object, names: Mapping[str, Kind], piece: str, pack: Langu
     instruction = _no_colon(_one_line(texts["instruction"]))
     if not instruction:
         return _rejected("no_instruction", piece)
-    case = Instance("" if _is_no_input(texts["input"], pack) else texts["input"], texts["output"])
+    case = Instance("" if is_no_input(texts["input"], pack) else texts["input"], texts["output"])
     return Candidate(Task(instruction, (case,), verdict), text=piece.strip())
 
 
-def _is_no_input(text: str, pack: LanguagePack) -> bool:
+def is_no_input(text: str, pack: LanguagePack) -> bool:
+    """Tell whether a text is a spelling of "no input", such as "<noinput>" or "None.", of the language or English."""
     if len(text) > 80:
         return False
     plain = _spelled(text)

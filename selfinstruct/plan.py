@@ -14,6 +14,7 @@ from typing import Any
 
 from selfinstruct import config as settings
 from selfinstruct import formats, identification, plugins, prompts, quota, resources, seeds
+from selfinstruct.backends.providers import takes_raw_prompts
 from selfinstruct.budget import Price, load_price
 from selfinstruct.config import RunConfig
 from selfinstruct.errors import ConfigError, InputError, PluginError, RunMismatch
@@ -161,11 +162,7 @@ def plan(
         plugins.load("backends", provider)  # a wrong name is told before there is a run folder made with it
     # A model known by name is fetched last, when all that costs nothing is checked.
     profile, digest = _model(provider, model, fetch=fetch and model not in REGISTRY)
-    style = chosen.style
-    if style == "auto":
-        style = profile.style if profile and profile.style in recipe.styles else recipe.styles[0]
-    if style not in recipe.styles:
-        raise ConfigError(f"style: {recipe.name} knows {', '.join(recipe.styles)}, not {style!r}")
+    style = _style(chosen, recipe, profile)
     chosen = chosen.model_copy(update={"style": style})
     if fetch and recipe.starts == "input" and not chosen.input:  # a prompt can be shown without
         raise ConfigError(f"--input: {recipe.name} works through data of yours; give it a file with --input")
@@ -239,7 +236,7 @@ def _notes(plan: Plan) -> dict[str, Any]:
         {"key": lane.key, "share": str(lane.share), "stages": [stage.name for stage in plan.stages(lane)]}
         for lane in plan.lanes
     ]
-    return {"target": plan.target, "lanes": rows, "export": plan.export}
+    return {"target": plan.target, "lanes": rows, "export": plan.export, "folders": list(plan.recipe.files)}
 
 
 def resume_plan(folder: Path, layers: Sequence[Mapping[str, Any]], *, fetch: bool = True) -> Plan:
@@ -279,6 +276,27 @@ def _recipe(layers: Sequence[Mapping[str, Any]]) -> Recipe:
     if not isinstance(recipe, Recipe):
         raise PluginError(f"recipes: {name!r} must be a selfinstruct.recipes.Recipe, found {type(recipe).__name__}")
     return recipe
+
+
+def _style(config: RunConfig, recipe: Recipe, profile: Profile | None) -> str:
+    """Settle how records are asked for; "auto" takes what suits the model, then what the endpoint is known for.
+
+    Raises:
+        ConfigError: the recipe has no such style, or the endpoint is known not to take it.
+    """
+    raw = takes_raw_prompts(config)
+    if config.style == "auto":
+        if profile and profile.style in recipe.styles:
+            return profile.style
+        return "completion" if raw and "completion" in recipe.styles else recipe.styles[0]
+    if config.style not in recipe.styles:
+        raise ConfigError(f"style: {recipe.name} knows {', '.join(recipe.styles)}, not {config.style!r}")
+    if config.style == "completion" and raw is False:
+        raise ConfigError(
+            f"style: completion sends raw prompts, and {config.model} is set or known to take chat messages only. Add "
+            "--set backend.endpoint=completions if its server has /completions, or take another style"
+        )
+    return config.style
 
 
 def _lanes(

@@ -22,6 +22,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "alpaca": "selfinstruct.recipes.alpaca:RECIPE",
         "belle": "selfinstruct.recipes.belle:RECIPE",
         "oasst": "selfinstruct.recipes.oasst:RECIPE",
+        "self-instruct": "selfinstruct.recipes.self_instruct:RECIPE",
         "translate": "selfinstruct.recipes.translate:RECIPE",
         "moss": "selfinstruct.recipes.moss:RECIPE",
     },

@@ -15,6 +15,7 @@ from selfinstruct.backends.openai import OpenAIBackend
 from selfinstruct.config import RunConfig
 from selfinstruct.errors import ServerDied, Unavailable, WrongKey
 from selfinstruct.models import resolve
+from selfinstruct.plugins import split_model
 from selfinstruct.values import Capabilities, Completion, Request
 
 _GLANCE = 0.02
@@ -22,32 +23,44 @@ _GLANCE = 0.02
 
 _LLAMA = Capabilities(completions=True, json_schema=True, seed=True, logprobs=True, llama_sampling=True)
 
+_KNOWN = {
+    "openai": Capabilities(),
+    "deepseek": Capabilities(seed=False),
+    "vllm": Capabilities(completions=True, json_schema=True, logprobs=True),
+    "ollama": Capabilities(json_schema=True),
+    "llama-server": _LLAMA,
+    "llama.cpp": _LLAMA,
+}
+"""What each provider's endpoint understands, as far as that does not hang on the settings."""
+
+
+def takes_raw_prompts(config: RunConfig) -> bool | None:
+    """Tell whether a run's endpoint continues raw prompts; None for the provider of a plugin, who alone knows."""
+    if config.backend.endpoint != "auto":
+        return config.backend.endpoint == "completions"
+    known = _KNOWN.get(split_model(config.model)[0])
+    return None if known is None else known.completions
+
 
 async def openai(model: str, config: RunConfig) -> OpenAIBackend:
     """Any OpenAI-compatible server: api.openai.com, or the one of --base-url."""
-    return _hosted(
-        model,
-        config,
-        None,
-        Capabilities(json_schema=config.backend.base_url is None, tools=config.backend.base_url is None),
-    )
+    own = config.backend.base_url is None
+    return _hosted(model, config, None, replace(_KNOWN["openai"], json_schema=own, tools=own))
 
 
 async def deepseek(model: str, config: RunConfig) -> OpenAIBackend:
     """DeepSeek's own API; the key is read from DEEPSEEK_API_KEY unless --api-key-env names another."""
-    return _hosted(model, config, "https://api.deepseek.com", Capabilities(seed=False), key_name="DEEPSEEK_API_KEY")
+    return _hosted(model, config, "https://api.deepseek.com", _KNOWN["deepseek"], key_name="DEEPSEEK_API_KEY")
 
 
 async def vllm(model: str, config: RunConfig) -> OpenAIBackend:
     """A vLLM server, by default on this machine's port 8000; no key needed."""
-    known = Capabilities(completions=True, json_schema=True, logprobs=True)
-    return _hosted(model, config, "http://127.0.0.1:8000/v1", known, keyless=True)
+    return _hosted(model, config, "http://127.0.0.1:8000/v1", _KNOWN["vllm"], keyless=True)
 
 
 async def ollama(model: str, config: RunConfig) -> OpenAIBackend:
     """An Ollama server, by default on this machine's port 11434; no key needed."""
-    known = Capabilities(json_schema=True)
-    return _hosted(model, config, "http://127.0.0.1:11434/v1", known, keyless=True)
+    return _hosted(model, config, "http://127.0.0.1:11434/v1", _KNOWN["ollama"], keyless=True)
 
 
 async def llama_server(model: str, config: RunConfig) -> OpenAIBackend:

@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from selfinstruct.formats import Format
+    from selfinstruct.formats import Format, Report
     from selfinstruct.values import Record
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout in place of a table.")
@@ -33,26 +33,48 @@ def export(folder: Path, name: str | None, output: str | None, lossy: bool, as_j
     """Write the accepted records of a run in a format that its trainer loads."""
     from dataclasses import replace
 
-    from selfinstruct import formats
+    from selfinstruct import formats, plugins
     from selfinstruct.store import RunView
 
     with RunView.open(folder) as view:
         chosen = formats.get(name or view.meta("export"))
-        ending = (
-            ""
-            if chosen.directory
-            else {"jsonl": ".jsonl", "csv": ".csv", "parquet": ".parquet"}.get(chosen.layout, ".json")
-        )
-        target = output or str(folder / "export" / f"{chosen.name}{ending}")
-        _some_fit((record for _, record in view.dataset()), chosen)
-        # What is written together, such as a tree, must stand together: the lanes of a quota, which take turns, don't.
-        lane_by_lane = (each for lane in view.lanes() for each in view.accepted(lane.stages[-1]))
-        stored = view.dataset() if chosen.group_records is None else lane_by_lane
-        accepted = (replace(record, id=record.id or id) for id, record in stored)
-        report = formats.write(chosen, accepted, target, lossy=lossy)
+        if chosen.name in (view.meta("folders") or ()) and not _is_file(output):
+            recipe = plugins.load("recipes", view.meta("config")["recipe"])
+            target = output or str(folder / "export" / chosen.name)
+            reports = {
+                file: formats.write(format, records, str(Path(target) / file), lossy=lossy)
+                for file, format, records in recipe.files[chosen.name](view)
+            }
+        else:
+            ending = (
+                ""
+                if chosen.directory
+                else {"jsonl": ".jsonl", "csv": ".csv", "parquet": ".parquet"}.get(chosen.layout, ".json")
+            )
+            target = output or str(folder / "export" / f"{chosen.name}{ending}")
+            _some_fit((record for _, record in view.dataset()), chosen)
+            # What is written together, such as a tree, must stand together: the lanes of a quota take turns.
+            lane_by_lane = (each for lane in view.lanes() for each in view.accepted(lane.stages[-1]))
+            stored = view.dataset() if chosen.group_records is None else lane_by_lane
+            accepted = (replace(record, id=record.id or id) for id, record in stored)
+            reports = {"": formats.write(chosen, accepted, target, lossy=lossy)}
     if as_json:
-        click.echo(json.dumps(report.as_json(), ensure_ascii=False, indent=2), err=target == "-")
+        found = {file: report.as_json() for file, report in reports.items()}
+        shown = found.get("") or {"files": found}
+        click.echo(json.dumps(shown, ensure_ascii=False, indent=2), err=target == "-")
         return
+    for file, report in reports.items():
+        _say_written(str(Path(target) / file) if file else target, report)
+
+
+def _is_file(output: str | None) -> bool:
+    """Tell whether a target names one file, of the formats that may also be a folder."""
+    return output is not None and (
+        output == "-" or Path(output).suffix in (".json", ".jsonl", ".csv", ".parquet", ".gz", ".zst")
+    )
+
+
+def _say_written(target: str, report: Report) -> None:
     _talk(f"{target}: {report.written} records in {report.rows} rows")
     for reason, count in report.reasons.most_common():
         _talk(f"  {count} not written, or not whole: {reason}")

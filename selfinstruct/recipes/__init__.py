@@ -10,6 +10,7 @@ from selfinstruct.config import RunConfig
 from selfinstruct.languages import LanguagePack
 from selfinstruct.prompts import Prompt
 from selfinstruct.stages import Stage
+from selfinstruct.store import RunView
 from selfinstruct.tools import Tool
 from selfinstruct.values import Capabilities, Completion, Record, Request, Sampling, Task
 
@@ -77,6 +78,10 @@ class Recipe:
     settings of its own with their default values. `tools` are those its model may call by default; a recipe without
     any uses none. `rehearse` makes, from seed tasks that no prompt shows, the rehearsal of a style by which
     `selfinstruct language check` finds out whether the recipe works in a language.
+
+    `styles` begins with the one that any endpoint takes; one called "completion" sends raw prompts, and is taken by
+    itself where the endpoint is known to continue them. `files` are the formats that are a folder for this recipe's
+    runs, since they hold what its earlier stages made: each gives the name, format and records of every file.
     """
 
     name: str
@@ -95,6 +100,7 @@ class Recipe:
     tools: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     rehearse: Callable[[LanguagePack, str, Sequence[Task]], Rehearsal] | None = None
+    files: Mapping[str, Callable[[RunView], Iterable[tuple[str, str, Iterable[Record]]]]] = field(default_factory=dict)
 
 
 def truncated(completion: Completion) -> bool | None:

@@ -182,7 +182,7 @@ def _prefix(brief: Brief, shots: Sequence[Task], word: str) -> str:
 def _instruction(completion: Completion, word: str, pack: LanguagePack, *, raw: bool) -> Candidate:
     """Read one instruction; a raw completion goes on where the forced first word ended."""
     lines = [line for line in completion.text.split("\n") if line.strip()] or [""]
-    text = f"{word}{lines[0]}" if raw else _unlabelled(lines[0], pack)
+    text = f"{word}{lines[0]}" if raw else unlabelled(lines[0], pack)
     text = " ".join(text.split())
     # The log-probability of a chat reply is that of its phrases too: it was never calibrated, so it says nothing.
     return Candidate(
@@ -190,10 +190,11 @@ def _instruction(completion: Completion, word: str, pack: LanguagePack, *, raw: 
     )
 
 
-def _unlabelled(line: str, pack: LanguagePack) -> str:
+def unlabelled(line: str, pack: LanguagePack) -> str:
     """Take the number, label and quotes off a line such as `**Task 7:** "Explain ..."`."""
     labels = "|".join(map(re.escape, (*pack.labels.task, *pack.labels.instruction, "Task")))
-    mark = rf"[\s*#>-]*(?:(?:{labels})\s*)?(?:\d+\s*[.:：)、]|[:：])?[\s*]*(.*?)[\s*]*"
+    number = r"\d+\s*[.．。:：)）、](?!\d)"
+    mark = rf"[\s*#>-]*(?:(?:(?:{labels})\s*)?{number}|(?:{labels})?\s*[:：])?[\s*]*(.*?)[\s*]*"
     found = re.fullmatch(mark, line, re.IGNORECASE)
     text = found[1] if found else line
     pairs = {'"': '"', "“": "”", "「": "」", "«": "»", "„": "“"}
