@@ -24,7 +24,7 @@ def main(folder: Path) -> None:
             kept = [sample for sample in loaded[part] if all(sample[key] is not None for key in keys)]
             assert len(kept) == len(rows) > 0, f"{file}: {len(rows)} rows given, {len(kept)} kept"
             texts = [" " + sample["prompt"] + " " + sample["chosen"] for sample in kept]
-            assert all(text.startswith(" Human: ") and " Assistant: " in text.replace(":\n", ": ") for text in texts)
+            assert all(text.startswith(" Human: ") and " Assistant: " in text for text in texts)
         print(f"DeepSpeed-Chat {name}: {len(loaded['train'])} + {len(loaded['eval'])} rows, all kept")
 
 

@@ -29,8 +29,9 @@ def _decode_deepspeed(row: Row) -> list[Record]:
 
 
 def _flat(messages: Sequence[Message]) -> str:
+    # With spaces between, as its comments say; the sets it was made with have blank lines, which are read too.
     names = {"user": "Human", "assistant": "Assistant"}
-    return "".join(f"{names[message.role]}: {message.content}\n\n" for message in messages) + "Assistant:"
+    return "".join(f"{names[message.role]}: {message.content} " for message in messages) + "Assistant:"
 
 
 def _encode_deepspeed(record: Dialogue | Comparison) -> list[Row]:

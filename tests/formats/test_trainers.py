@@ -1,6 +1,6 @@
-"""The rules of trainers that do not install here, restated from their sources and run on our files.
+"""The rules of trainers, restated from their sources and tried on records that nobody would think of.
 
-TRL and LLaMA-Factory run themselves: `.ci/trainers`.
+TRL, Axolotl, FastChat and LLaMA-Factory run themselves in `.ci/trainers`; ColossalChat is on no package index.
 """
 
 from __future__ import annotations
