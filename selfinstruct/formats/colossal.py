@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from selfinstruct.errors import InputError
-from selfinstruct.formats.format import Format, Row, fields, has, kind, text
+from selfinstruct.formats.format import Format, Row, boolean, fields, has, kind, text
 from selfinstruct.formats.messages import MESSAGE_KEYS, ROLES, message_rows, read_messages
 from selfinstruct.formats.preferences import labelled
-from selfinstruct.formats.shape import pairs, plain_prompt, prompt_dialogue, said, two
+from selfinstruct.formats.shape import pairs, plain_prompt, prompt_dialogue, rated, said, two
 from selfinstruct.formats.turns import alternating
 from selfinstruct.values import Comparison, Dialogue, Message, Record, Response
 
@@ -83,10 +83,7 @@ def _encode_colossal_preference(comparison: Comparison) -> list[Row]:
 
 def _decode_colossal_kto(row: Row) -> list[Record]:
     row = fields(row)
-    label = row.get("label")
-    if not isinstance(label, bool):
-        raise InputError(f'"label" must be true or false, found {kind(label)}')
-    response = Response(_colossal_answer(row.get("completion")), score=1.0 if label else -1.0)
+    response = rated(_colossal_answer(row.get("completion")), boolean(row, "label"))
     return [Comparison(_colossal_prompt(row.get("prompt")), (response,))]
 
 

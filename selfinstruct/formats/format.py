@@ -154,6 +154,18 @@ def identity(row: Mapping[str, Any], key: str) -> str:
     return str(value)
 
 
+def boolean(row: Mapping[str, Any], key: str) -> bool:
+    """Return the boolean under `key`.
+
+    Raises:
+        InputError: it is missing or something else.
+    """
+    value = row.get(key)
+    if not isinstance(value, bool):
+        raise InputError(f'"{key}" must be true or false, found {kind(value)}')
+    return value
+
+
 def integer(row: Mapping[str, Any], key: str) -> int | None:
     """Return the whole number under `key`, or None when it is absent or null.
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats import alpaca
-from selfinstruct.formats.format import Format, Row, fields, has, items, kind, text
+from selfinstruct.formats.format import Format, Row, boolean, fields, has, items, kind, text
 from selfinstruct.formats.messages import argument_text, arguments, tool_schemas
 from selfinstruct.formats.preferences import labelled
-from selfinstruct.formats.shape import pairs, plain_prompt, prompt_dialogue, said, two, user_text
+from selfinstruct.formats.shape import pairs, plain_prompt, prompt_dialogue, rated, said, two, user_text
 from selfinstruct.formats.sharegpt import TURN_KEYS
 from selfinstruct.formats.turns import alternating, checked
 from selfinstruct.values import Comparison, Dialogue, Message, Record, Response, Task, ToolCall
@@ -211,13 +211,11 @@ def _encode_ranking(comparison: Comparison) -> list[Row]:
 def _decode_kto(row: Row) -> list[Record]:
     row = fields(row)
     system, messages, extra = _head(row)
-    good = row.get("kto_tag")
-    if not isinstance(good, bool):
-        raise InputError(f'"kto_tag" must be true or false, found {kind(good)}')
+    good = boolean(row, "kto_tag")
     if not messages or messages[-1].role != "assistant" or messages[-1].tool_calls:
         raise InputError("the conversation must end on gpt")
-    response = Response(messages[-1].content, score=1.0 if good else -1.0)
-    return [Comparison(plain_prompt(Dialogue(messages[:-1], system, extra=extra)), (response,))]
+    prompt = plain_prompt(Dialogue(messages[:-1], system, extra=extra))
+    return [Comparison(prompt, (rated(messages[-1].content, good),))]
 
 
 def _encode_kto(comparison: Comparison) -> list[Row]:

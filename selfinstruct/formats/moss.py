@@ -58,11 +58,12 @@ def render_command(call: ToolCall) -> str:
         InputError: the arguments are not one string of the name that the API gives it.
     """
     wanted = ARGUMENTS.get(call.name, "input")
-    match arguments(call):
-        case {**named} if list(named) == [wanted] and isinstance(named[wanted], str):
-            argument = re.sub(r'(["\\])', r"\\\1", named[wanted])
-            return f'{call.name}("{argument}")'
-    raise InputError(f'MOSS\'s {call.name} takes one string, named "{wanted}", found {call.arguments[:80]}')
+    given = arguments(call)
+    argument = given.get(wanted)
+    if len(given) != 1 or not isinstance(argument, str):
+        raise InputError(f'MOSS\'s {call.name} takes one string, named "{wanted}", found {call.arguments[:80]}')
+    quoted = re.sub(r'(["\\])', r"\\\1", argument)
+    return f'{call.name}("{quoted}")'
 
 
 def _render_results(calls: Sequence[ToolCall], said: Sequence[str]) -> str:

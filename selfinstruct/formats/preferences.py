@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from selfinstruct.errors import InputError
-from selfinstruct.formats.format import Format, Row, fields, has, kind, strings
+from selfinstruct.formats.format import Format, Row, boolean, fields, has, strings
 from selfinstruct.formats.messages import message_keys, message_list, message_rows, read_messages
-from selfinstruct.formats.shape import pairs, plain_prompt, prompt_dialogue, said, tiers, two
+from selfinstruct.formats.shape import pairs, plain_prompt, prompt_dialogue, rated, said, tiers, two
 from selfinstruct.formats.turns import checked
 from selfinstruct.values import Comparison, Dialogue, Record, Response
 
@@ -97,10 +97,7 @@ def labelled(comparison: Comparison) -> list[tuple[Response, bool]]:
 
 def _decode_kto(row: Row) -> list[Record]:
     row = fields(row)
-    label = row.get("label")
-    if not isinstance(label, bool):
-        raise InputError(f'"label" must be true or false, found {kind(label)}')
-    response = Response(_read_answer(row.get("completion"), "completion"), score=1.0 if label else -1.0)
+    response = rated(_read_answer(row.get("completion"), "completion"), boolean(row, "label"))
     return [Comparison(_read_prompt(row.get("prompt")), (response,))]
 
 

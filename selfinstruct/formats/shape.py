@@ -107,6 +107,11 @@ def two(better: str, worse: str) -> tuple[Response, Response]:
     return Response(better, rank=0), Response(worse, rank=1)
 
 
+def rated(content: str, good: bool) -> Response:
+    """Return a response that stands alone, good or bad: its score is 1 or -1."""
+    return Response(content, score=1.0 if good else -1.0)
+
+
 def said(response: Response) -> str:
     """Return the text of a response that a trainer learns from or against.
 

@@ -90,7 +90,7 @@ def write(
         # Here it may only object; what is written is made at the end.
         chosen.beside(path)
     with contextlib.ExitStack() as stack:
-        outputs, layout = _outputs(stack, chosen, path or target)
+        outputs, layout = _outputs(stack, chosen, path, target)
         writer = _Writer(chosen, layout, outputs, report, lossy, on_refused)
         numbered = enumerate(records)
         if chosen.group_records is None:
@@ -109,13 +109,14 @@ def write(
     return report
 
 
-def _outputs(stack: contextlib.ExitStack, format: Format, target: Target) -> tuple[list[RowWriter], Layout]:
-    if not isinstance(target, str | os.PathLike) or str(target) == "-":
+def _outputs(
+    stack: contextlib.ExitStack, format: Format, path: Path | None, stream: Target
+) -> tuple[list[RowWriter], Layout]:
+    if path is None:
         if format.directory:
             raise InputError(f"{format.name} is a folder of two files: name one")
-        stream = sys.stdout.buffer if isinstance(target, str | os.PathLike) else target
-        return [row_writer(stack, stream, format, format.layout)], format.layout
-    path = Path(target)
+        out = sys.stdout.buffer if isinstance(stream, str | os.PathLike) else stream
+        return [row_writer(stack, out, format, format.layout)], format.layout
     if not format.directory and path.is_dir():
         raise InputError(f"{path} is a folder: name a file in it")
     layout = layout_of(format, path)
@@ -164,7 +165,7 @@ class _Writer:
         if not rows:
             raise InputError("the record makes no row")
         back = format.records(rows)
-        losses = [shape.compare(record, _own(record, back) if len(group) > 1 else back) for _, record in group]
+        losses = [shape.compare(record, own_records(record, back) if len(group) > 1 else back) for _, record in group]
         for loss in losses:
             if loss.corrupt:
                 raise InputError(loss.corrupt)
@@ -228,7 +229,7 @@ class _Writer:
             self._on_refused(refusal)
 
 
-def _own(record: Record, back: list[Record]) -> list[Record]:
+def own_records(record: Record, back: list[Record]) -> list[Record]:
     """Return those of a group's records that are, or may be, this one: by id, or by what is asked."""
     alike = [other for other in back if type(other) is type(record)]
     if isinstance(record, Comparison):
