@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import random
 import re
 import signal
@@ -901,6 +902,21 @@ def test_from_the_command_line_killed_and_resumed(tmp_path: Path) -> None:
     completions = database.execute("SELECT count(*) FROM completions").fetchone()[0]
     database.close()
     assert sends == completions + lost
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_on_the_embedded_model_through_raw_prompts(tmp_path: Path) -> None:
+    done = selfinstruct("run", "self-instruct", "-n", "1", "-o", tmp_path / "r", env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    with RunView.open(tmp_path / "r") as view:
+        assert view.meta("config")["style"] == "completion"
+        found = tasks(list(view.dataset()))
+        assert view.summary().stages["instructions"].accepted >= 1
+    assert len(found) == 1
+    assert all(task.is_classification is not None and task.instances for task in found)
+    report = export(tmp_path / "r", tmp_path / "out", "--format", "self-instruct")["files"]
+    assert report["machine_generated_instances.jsonl"]["written"] == 1
 
 
 def test_the_config_of_a_run_says_its_style() -> None:
