@@ -20,11 +20,14 @@ Kind = Literal["recipes", "backends", "filters", "formats", "tools"]
 BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     "recipes": {
         "alpaca": "selfinstruct.recipes.alpaca:RECIPE",
+        "baize": "selfinstruct.recipes.baize:RECIPE",
         "belle": "selfinstruct.recipes.belle:RECIPE",
+        "guanaco": "selfinstruct.recipes.guanaco:RECIPE",
+        "moss": "selfinstruct.recipes.moss:RECIPE",
         "oasst": "selfinstruct.recipes.oasst:RECIPE",
         "self-instruct": "selfinstruct.recipes.self_instruct:RECIPE",
         "translate": "selfinstruct.recipes.translate:RECIPE",
-        "moss": "selfinstruct.recipes.moss:RECIPE",
+        "vicuna": "selfinstruct.recipes.vicuna:RECIPE",
     },
     "backends": {
         "llama.cpp": "selfinstruct.backends.providers:llama_cpp",

@@ -7,7 +7,7 @@ pure function but `self_chat`, which asks. Nothing here raises for what a model 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,17 @@ from selfinstruct.values import (
 
 HISTORY = 6000
 """Tokens of history shown to a model of which nothing is known: with a reply they fit a context of 8,192."""
+
+REPLY = Sampling(
+    max_tokens=512, temperature=0.7, top_p=0.95, min_p=0.05, top_k=0, repeat_penalty=1.1, repeat_last_n=128
+)
+"""What the assistant says next; without the penalty on repetition small models loop."""
+
+BOTH = Sampling(max_tokens=2048, temperature=1.0, top_p=1.0, min_p=0.05, top_k=0)
+"""Both sides in one completion: the API's defaults as in Baize's `collect.py`, less the improbable tail."""
+
+PERSON = Sampling(max_tokens=160, temperature=1.0, top_p=1.0, min_p=0.05, top_k=0)
+"""What the person says next; `sampling.max_tokens` is meant for replies and does not change it."""
 
 STOPS = ("end_marker", "natural_close", "max_turns", "token_budget", "repeated_turn", "empty_turn")
 """Why a dialogue ended, as its `extra["stop"]` says:
@@ -81,8 +92,9 @@ class Chat:
     """What two models said to each other.
 
     `text` is all of it as it came. `trimmed` is how many of the oldest messages a model did not see at most,
-    `shortened` how many turns were cut off by the token limit and kept up to their last whole sentence. `rejection` is
-    set where the opening was lost already, so that nothing more was asked.
+    `shortened` how many turns were cut off by the token limit and kept up to their last whole sentence. `logprob` is
+    that of the person's least likely turn. `rejection` is set where the opening was lost already, so that nothing more
+    was asked.
     """
 
     messages: tuple[Message, ...]
@@ -90,6 +102,7 @@ class Chat:
     text: str
     trimmed: int = 0
     shortened: int = 0
+    logprob: float | None = None
     rejection: Rejection | None = None
 
 
@@ -372,7 +385,7 @@ def read_topics(path: str) -> Iterator[Record]:
 
 async def self_chat(
     draw: Draw,
-    ask: Callable[[Speaker, Sequence[Message]], Request],
+    ask: Callable[[Speaker, Sequence[Message], int], Request],
     limits: Limits,
     voices: Voices,
     pack: LanguagePack,
@@ -380,20 +393,24 @@ async def self_chat(
 ) -> Chat:
     """Let both sides speak in turn until there is a reason to stop.
 
-    `ask(speaker, history)` returns the request for the next turn of a side; the history it is given fits
-    `limits.history_tokens`. The first words of a dialogue that nothing opens are screened before more is paid for it.
+    `ask(speaker, history, turns)` returns the request for the next turn of a side; the history it is given fits
+    `limits.history_tokens`, and there have been `turns` exchanges since the `opening`. The first words of a dialogue
+    that nothing opens are screened before more is paid for it.
     """
     messages = tuple(opening)
     said: list[str] = []
     most = shortened = 0
+    logprob: float | None = None
     while True:
         speaker: Speaker = "assistant" if messages and messages[-1].role == "user" else "user"
         shown, left_out = trimmed(messages, limits.history_tokens)
         most = max(most, left_out)
-        completion = await draw.complete(ask(speaker, shown))
+        completion = await draw.complete(ask(speaker, shown, exchanges(messages[len(opening) :])))
         said.append(f"{voices.marker(speaker)} {completion.text}")
         turn = read_turn(completion.text, speaker, voices)
         content = turn.content
+        if speaker == "user" and content and completion.logprob is not None:
+            logprob = min(completion.logprob, 0.0 if logprob is None else logprob)
         if content and not turn.leaked and not turn.ended and is_cut(completion, [content], pack):
             content = whole_sentences(content, pack)
             shortened += bool(content)
@@ -404,11 +421,11 @@ async def self_chat(
             messages, reached = capped((*messages, Message(speaker, content)), limits, given=len(opening))
             stop = reached or stop
         if stop:
-            return Chat(messages, stop, "\n".join(said), most, shortened)
+            return Chat(messages, stop, "\n".join(said), most, shortened, logprob)
         if len(messages) == 1:
-            rejection = draw.screen(Candidate(Dialogue(messages)))
+            rejection = draw.screen(Candidate(Dialogue(messages), logprob=logprob))
             if rejection is not None:
-                return Chat(messages, "", "\n".join(said), rejection=rejection)
+                return Chat(messages, "", "\n".join(said), logprob=logprob, rejection=rejection)
 
 
 def _stop(turn: Turn, speaker: Speaker) -> str:
@@ -428,51 +445,55 @@ def is_cut(completion: Completion, texts: Sequence[str], pack: LanguagePack) -> 
 # --- what comes out
 
 
-def candidate(dialogue: Dialogue, stop: str, text: str, limits: Limits, *, trimmed: int = 0, **more: Any) -> Candidate:
+def candidate(dialogue: Dialogue, stop: str, text: str, limits: Limits, *, given: int = 0, **notes: Any) -> Candidate:
     """Return the candidate for what was said: complete pairs, with why it ended and how many exchanges it has.
 
-    `more` are further entries of `extra`; empty ones are left out. A dialogue without a complete pair is rejected by
-    "parse", one with fewer than `min_turns` by "min_turns".
+    The first `given` messages were there before. `notes` are further entries of `extra`; empty ones are left out. A
+    dialogue to which no complete pair came is rejected by "parse", one with fewer than `min_turns` by "min_turns".
     """
     messages = complete_pairs(dialogue.messages)
-    if not messages:
+    turns = exchanges(messages[given:])
+    if not turns:
         reason = "truncated" if stop == "token_budget" else "no_reply" if dialogue.messages else "no_turns"
         return Candidate(None, text, Rejection("parse", reason))
-    turns = exchanges(messages)
-    extra: Mapping[str, Any] = {
-        "stop": stop,
-        "turns": turns,
-        **{name: value for name, value in {"history_trimmed": trimmed, **more}.items() if value},
-    }
-    record = replace(dialogue, messages=messages, extra={**dialogue.extra, **extra})
+    known = {"given": given, **notes}
+    extra = {"stop": stop, "turns": exchanges(messages), **{name: value for name, value in known.items() if value}}
     rejection = None
     if turns < limits.min_turns:
         rejection = Rejection("min_turns", "too_few_turns", {"turns": turns, "minimum": limits.min_turns})
-    return Candidate(record, text, rejection)
+    return Candidate(replace(dialogue, messages=messages, extra={**dialogue.extra, **extra}), text, rejection)
 
 
-def chat_candidate(dialogue: Dialogue, chat: Chat, limits: Limits, **more: Any) -> Candidate:
+def chat_candidate(dialogue: Dialogue, chat: Chat, limits: Limits, *, given: int = 0, **notes: Any) -> Candidate:
     """Return the candidate for a chat; `dialogue` says what is known of it but its messages."""
     record = replace(dialogue, messages=chat.messages)
     if chat.rejection is not None:
-        return Candidate(record, chat.text, chat.rejection)
-    return candidate(record, chat.stop, chat.text, limits, trimmed=chat.trimmed, shortened=chat.shortened, **more)
+        return Candidate(record, chat.text, chat.rejection, logprob=chat.logprob)
+    notes |= {"history_trimmed": chat.trimmed, "shortened": chat.shortened}
+    return replace(candidate(record, chat.stop, chat.text, limits, given=given, **notes), logprob=chat.logprob)
 
 
 def transcript_candidate(
-    dialogue: Dialogue, completion: Completion, limits: Limits, voices: Voices, pack: LanguagePack, **more: Any
+    dialogue: Dialogue,
+    completion: Completion,
+    limits: Limits,
+    voices: Voices,
+    pack: LanguagePack,
+    *,
+    opened: Speaker | None = None,
+    **notes: Any,
 ) -> Candidate:
     """Return the candidate for a conversation that one completion holds; of one cut off the last turn is dropped."""
-    read = read_transcript(completion.text, voices, opened=more.pop("opened", None))
-    messages, stop = read.messages, read.stop
+    found = read_transcript(completion.text, voices, opened=opened)
+    messages, stop = found.messages, found.stop
     if messages and not stop and is_cut(completion, [message.content for message in messages], pack):
         messages, stop = messages[:-1], "token_budget"
     messages, reached = capped(messages, limits)
     record = replace(dialogue, messages=messages)
-    return candidate(record, reached or stop or "natural_close", completion.text, limits, **more)
+    return candidate(record, reached or stop or "natural_close", completion.text, limits, **notes)
 
 
 def about(item: Record, topic: str) -> Dialogue:
-    """Return the dialogue that has not begun: its topic, and the category that a quota shares it out by."""
+    """Return the dialogue that has not begun: its topic, and the category that a quota may share it out by."""
     category = item.extra.get("category")
     return Dialogue((), topic=topic, extra={"category": category} if isinstance(category, str) and category else {})

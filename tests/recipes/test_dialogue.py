@@ -24,8 +24,8 @@ from selfinstruct.recipes import Brief
 from selfinstruct.recipes.dialogue import (
     Limits,
     as_topic,
-    candidate,
     capped,
+    chat_candidate,
     complete_pairs,
     exchanges,
     fitted,
@@ -383,7 +383,8 @@ class Talk:
     def screen(self, found: Candidate) -> Rejection | None:
         return self.screened
 
-    def ask(self, speaker: Speaker, history: Sequence[Message]) -> Request:
+    def ask(self, speaker: Speaker, history: Sequence[Message], turns: int) -> Request:
+        assert turns == len([each for each, _ in self.asked if each == "assistant"])
         self.asked.append((speaker, tuple(history)))
         return Request(Sampling(64), messages=tuple(history) or (Message("user", "?"),))
 
@@ -436,7 +437,7 @@ def test_history_that_does_not_fit_is_left_out_and_counted() -> None:
     assert chat.trimmed == 4
     assert [len(history) for _, history in talk_.asked] == [0, 1, 2, 1, 2, 1]
     assert all(not history or history[0].role == "user" for _, history in talk_.asked)
-    found = candidate(Dialogue(chat.messages), chat.stop, chat.text, Limits(3), trimmed=chat.trimmed)
+    found = chat_candidate(Dialogue((), topic="numbers"), chat, Limits(3))
     assert found.record is not None
     assert found.record.extra["history_trimmed"] == 4
 

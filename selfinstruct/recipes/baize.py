@@ -1,0 +1,167 @@
+"""Baize: self-chat about topics (project-baize/baize-chatbot, `collect.py` and `collect_v2.py`).
+
+Three styles: `v1`, where one completion holds the talk of both sides; `v2`, where two models talk in turn, one of
+which plays the person; and `stepwise`, v2 for models too small to play somebody when told to: they go on with a
+transcript. The originals' defects are gone: the last complete exchange is kept, a dialogue of one is one, the person
+may end the talk in v2 too, and why it ended is on record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from selfinstruct.filters import DEFAULT_FILTERS
+from selfinstruct.markers import END, Speaker, voices
+from selfinstruct.recipes import Brief, Recipe
+from selfinstruct.recipes.alpaca import ANSWER
+from selfinstruct.recipes.dialogue import (
+    BOTH,
+    PERSON,
+    REPLY,
+    about,
+    as_topic,
+    chat_candidate,
+    fitted,
+    limits_of,
+    read_topics,
+    render,
+    self_chat,
+    topics,
+    transcript_candidate,
+)
+from selfinstruct.stages import Draw, Stage
+from selfinstruct.values import Candidate, Comparison, Dialogue, Message, Request, Sampling, Task
+
+_WHO = frozenset({"topic", "persona", "language"})
+_VARIABLES = {
+    "v1": {"": _WHO | {"pick", "user", "assistant", "end", "turns", "min_turns"}},
+    "v2": {"user": _WHO | {"pick", "history", "may_end", "end"}},
+    "stepwise": {"stepwise": _WHO | {"history", "user", "assistant"}},
+}
+
+LINE = Sampling(max_tokens=64, temperature=0.8, top_p=0.95, min_p=0.05, top_k=0, stop=("\n",), logprobs=True)
+"""The person's next line in a transcript that a small model goes on with, decoded as Alpaca's stepwise instructions."""
+
+
+def stages(brief: Brief) -> tuple[Stage, ...]:
+    """Lay out the one stage: a dialogue for each topic."""
+    filters = DEFAULT_FILTERS["dialogues"]
+    if brief.style == "stepwise":
+        filters = (*filters[:1], "low_logprob", *filters[1:])
+    return (
+        Stage(
+            "dialogues",
+            _both_sides(brief) if brief.style == "v1" else _in_turn(brief),
+            0.7,
+            items=topics(brief),
+            rounds=brief.rounds,
+            filters=filters,
+            novelty=("subject", "whole"),
+        ),
+    )
+
+
+def preview(brief: Brief) -> str:
+    """Render the prompt about the first topic."""
+    topic = as_topic(brief.items[0], brief.options["field"]) if brief.items else ""
+    persona = str(next(iter(brief.options["personas"]), ""))
+    return _both(brief, topic, persona, 0) if brief.style == "v1" else _next(brief, topic, persona, 0, (), 0)
+
+
+def _both_sides(brief: Brief) -> Callable[[Draw], Awaitable[Sequence[Candidate]]]:
+    who, sampling = voices(brief.pack), fitted(brief, BOTH, 0.6)
+    limits = limits_of(brief, sampling)
+    raw = brief.config.backend.endpoint == "completions"
+
+    async def draw(draw: Draw) -> list[Candidate]:
+        dialogue, persona, pick = _opening(brief, draw)
+        text = _both(brief, dialogue.topic, persona, pick)
+        request = Request(sampling, messages=(Message("user", text),))
+        if raw:
+            request = Request(sampling, prompt=f"{text}\n{who.marker('user')}")
+        completion = await draw.complete(request)
+        opened: Speaker | None = "user" if raw else None
+        return [transcript_candidate(dialogue, completion, limits, who, brief.pack, opened=opened, persona=persona)]
+
+    return draw
+
+
+def _in_turn(brief: Brief) -> Callable[[Draw], Awaitable[Sequence[Candidate]]]:
+    stepwise = brief.style == "stepwise"
+    who, reply = voices(brief.pack), fitted(brief, ANSWER if stepwise else REPLY, 0.25)
+    preset = LINE if stepwise else replace(PERSON, stop=(f"\n{who.marker('assistant')}",))
+    person = replace(brief.sampling(preset), max_tokens=preset.max_tokens)
+    limits = limits_of(brief, reply, preview(brief))
+
+    async def draw(draw: Draw) -> list[Candidate]:
+        dialogue, persona, pick = _opening(brief, draw)
+
+        def ask(speaker: Speaker, history: Sequence[Message], turns: int) -> Request:
+            if speaker == "assistant":
+                return Request(reply, messages=tuple(history))
+            text = _next(brief, dialogue.topic, persona, pick, history, turns)
+            if stepwise and brief.capabilities.completions:
+                return Request(person, prompt=text.rstrip())
+            return Request(person, messages=(Message("user", text),))
+
+        chat = await self_chat(draw, ask, limits, who, brief.pack)
+        return [chat_candidate(dialogue, chat, limits, persona=persona)]
+
+    return draw
+
+
+def _opening(brief: Brief, draw: Draw) -> tuple[Dialogue, str, int]:
+    """Return the dialogue that a draw begins, the person's persona, and a number that picks their manner."""
+    assert draw.item is not None
+    topic = as_topic(draw.item, brief.options["field"])
+    personas = brief.options["personas"]
+    persona = str(draw.rng.choice(personas)) if personas else ""
+    return about(draw.item, topic), persona, draw.rng.randrange(1000)
+
+
+def _both(brief: Brief, topic: str, persona: str, pick: int) -> str:
+    who, options = voices(brief.pack), brief.options
+    return brief.prompt.render(
+        topic=topic,
+        persona=persona,
+        pick=pick,
+        user=who.marker("user"),
+        assistant=who.marker("assistant"),
+        end=END,
+        turns=options["turns"],
+        min_turns=options["min_turns"],
+        language={"tag": brief.pack.tag, "name": brief.pack.name},
+    )
+
+
+def _next(brief: Brief, topic: str, persona: str, pick: int, history: Sequence[Message], turns: int) -> str:
+    who = voices(brief.pack)
+    known: dict[str, Any] = {"user": who.marker("user"), "assistant": who.marker("assistant")}
+    if brief.style == "v2":
+        known = {"pick": pick, "may_end": turns >= brief.options["min_turns"], "end": END}
+    return brief.prompt.render(
+        topic=topic,
+        persona=persona,
+        history=render(history, who),
+        language={"tag": brief.pack.tag, "name": brief.pack.name},
+        **known,
+    )
+
+
+RECIPE = Recipe(
+    name="baize",
+    summary="self-chat about topics: one model writes both sides (v1), or two talk in turn (v2, stepwise)",
+    source="project-baize/baize-chatbot",
+    styles=("v1", "v2", "stepwise"),
+    prompts=("baize",),
+    variables=_VARIABLES,
+    stages=stages,
+    preview=preview,
+    export="baize",
+    starts="topics",
+    accepts=(Task, Dialogue, Comparison),
+    read=read_topics,
+    options={"turns": 4, "min_turns": 1, "history_tokens": 0, "dialogue_tokens": 0, "personas": [], "field": ""},
+)

@@ -1,0 +1,109 @@
+"""Vicuna: answers over several turns to prompts that people gave (ShareGPT's shape, lm-sys/FastChat `fastchat/data`).
+
+ShareGPT was collected, not generated. Here a first prompt or a dialogue of yours is gone on with: the assistant
+answers, another model plays the person, and so on. A dialogue that ends on a question gets its answer first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from selfinstruct.filters import DEFAULT_FILTERS
+from selfinstruct.formats.shape import prompt_dialogue, user_text
+from selfinstruct.markers import END, Speaker, voices
+from selfinstruct.recipes import Brief, Recipe
+from selfinstruct.recipes.dialogue import (
+    PERSON,
+    REPLY,
+    about,
+    chat_candidate,
+    fitted,
+    limits_of,
+    read_topics,
+    render,
+    self_chat,
+)
+from selfinstruct.stages import Draw, Stage
+from selfinstruct.values import Candidate, Comparison, Dialogue, Message, Record, Rejection, Request, Task
+
+
+def stages(brief: Brief) -> tuple[Stage, ...]:
+    """Lay out the one stage: each row of the input is gone on with."""
+    who, reply = voices(brief.pack), fitted(brief, REPLY, 0.25)
+    stop = (f"\n{who.marker('assistant')}",)
+    person = replace(brief.sampling(PERSON), max_tokens=PERSON.max_tokens, stop=stop)
+    limits = limits_of(brief, reply, _next(brief, "", 0, (), 0))
+    personas = brief.options["personas"]
+
+    async def draw(draw: Draw) -> list[Candidate]:
+        assert draw.item is not None
+        given = opening(draw.item)
+        persona = str(draw.rng.choice(personas)) if personas else ""
+        rejection = _unfit(given) or draw.screen(Candidate(given))
+        if rejection is not None:
+            return [Candidate(given, rejection=rejection)]
+        system = (Message("system", given.system),) if given.system else ()
+
+        def ask(speaker: Speaker, history: Sequence[Message], turns: int) -> Request:
+            if speaker == "assistant":
+                return Request(reply, messages=(*system, *history))
+            text = _next(brief, persona, draw.rng.randrange(1000), history, turns)
+            return Request(person, messages=(Message("user", text),))
+
+        chat = await self_chat(draw, ask, limits, who, brief.pack, given.messages)
+        return [chat_candidate(given, chat, limits, given=len(given.messages), persona=persona)]
+
+    return (Stage("dialogues", draw, items=brief.items or (), filters=DEFAULT_FILTERS["dialogues"]),)
+
+
+def preview(brief: Brief) -> str:
+    """Render the prompt for the person's next words."""
+    asked = Message("user", "..."), Message("assistant", "...")
+    return _next(brief, next(iter(brief.options["personas"]), ""), 0, asked, brief.options["min_turns"])
+
+
+def opening(item: Record) -> Dialogue:
+    """Return the dialogue so far: a task's instruction is the person's first turn, and so is a topic."""
+    if isinstance(item, Task):
+        given = item.instances[0].input if item.instances else ""
+        messages: tuple[Message, ...] = (Message("user", user_text(item.instruction, given)),)
+        return replace(about(item, ""), messages=messages, id=item.id)
+    dialogue = prompt_dialogue(item.prompt) if isinstance(item, Comparison) else item
+    messages = dialogue.messages or (Message("user", dialogue.topic),)
+    known = about(dialogue, dialogue.topic)
+    return replace(known, messages=messages, system=dialogue.system, id=item.id or dialogue.id)
+
+
+def _unfit(given: Dialogue) -> Rejection | None:
+    if any(message.role not in ("user", "assistant") or message.tool_calls for message in given.messages):
+        return Rejection("parse", "tool_turns")
+    return None
+
+
+def _next(brief: Brief, persona: str, pick: int, history: Sequence[Message], turns: int) -> str:
+    return brief.prompts["user"].render(
+        persona=persona,
+        pick=pick,
+        history=render(history, voices(brief.pack)),
+        may_end=turns >= brief.options["min_turns"],
+        end=END,
+        language={"tag": brief.pack.tag, "name": brief.pack.name},
+    )
+
+
+RECIPE = Recipe(
+    name="vicuna",
+    summary="go on with given prompts or dialogues over several turns (ShareGPT's shape)",
+    source="lm-sys/FastChat",
+    styles=("chat",),
+    prompts=("vicuna",),
+    variables={"chat": {"user": frozenset({"persona", "pick", "history", "may_end", "end", "language"})}},
+    stages=stages,
+    preview=preview,
+    export="sharegpt",
+    starts="input",
+    accepts=(Task, Dialogue, Comparison),
+    read=read_topics,
+    options={"turns": 3, "min_turns": 1, "history_tokens": 0, "dialogue_tokens": 0, "personas": []},
+)
