@@ -21,6 +21,7 @@ from selfinstruct.formats.inputs import zstd
 
 ROW = '{"instruction": "a", "input": "", "output": "b"}'
 LINE = ROW.encode() + b"\n"
+EMPTY = b'{"instruction": "a", "output": " "}\n'
 BAD_LINES = {
     "not JSON": b'{"instruction": "a", "output"\n',
     "array, not object": b"[1, 2]\n",
@@ -195,15 +196,27 @@ def test_bad_csv_rows_are_told(tmp_path: Path) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(lines=st.lists(st.sampled_from([*BAD_LINES.values(), LINE, LINE, LINE]), max_size=8))
-def test_rows_in_are_rows_out_and_rows_reported(lines: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> None:
+@given(
+    lines=st.lists(st.sampled_from([*BAD_LINES.values(), EMPTY, LINE, LINE, LINE]), max_size=8),
+    clean=st.sampled_from([(), ("duplicates",), ("strip", "empty-output", "duplicates")]),
+)
+def test_rows_in_are_rows_out_and_rows_reported(
+    lines: list[bytes], clean: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = tmp_path_factory.mktemp("convert")
     (folder / "in").write_bytes(LINE + b"".join(lines))
     result = convert(
-        folder / "in", folder / "out.json", to="sharegpt", source_format="alpaca", skip_bad=True, lossy=True
+        folder / "in",
+        folder / "out.json",
+        to="sharegpt",
+        source_format="alpaca",
+        skip_bad=True,
+        lossy=True,
+        clean=clean,
     )
     assert result.rows == 1 + len(lines) == result.decoded + result.bad
-    assert result.records == result.written + result.refused
+    dropped = sum(count.dropped for count in result.cleaned.values())
+    assert result.records - dropped == result.written + result.refused
     assert len(json.loads((folder / "out.json").read_bytes())) == result.rows_out == result.written
     listed = (folder / "out.json.lost.jsonl").read_bytes().count(b"\n") if result.lost else 0
-    assert listed == result.bad + result.refused
+    assert listed == result.bad + result.refused + dropped

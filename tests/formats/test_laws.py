@@ -17,7 +17,7 @@ from selfinstruct.errors import InputError
 from selfinstruct.formats import scan, shape
 from selfinstruct.formats.writing import own_records
 from selfinstruct.values import Record
-from tests.formats.records import HELD, any_dialogue, any_record, prose
+from tests.formats.records import HELD, any_dialogue, any_record, plain, prose, unicode
 
 NAMES = formats.names()
 FLAT = [name for name in NAMES if not formats.get(name).directory and formats.get(name).layout != "parquet"]
@@ -56,6 +56,58 @@ def test_rows_that_are_arrays_are_no_parquet_rows(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     report = formats.write("colossalai-lora", [formats.get("colossalai-lora").example], tmp_path / "x.parquet")
     assert report.refused == [(0, "a Parquet row has named columns, here a row is an array: write JSON lines")]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    opening=st.sampled_from(["The conversation between human and AI assistant.\n", "", "Hello there.\n"]),
+    pairs=st.lists(st.tuples(prose, prose), min_size=1, max_size=3),
+    tail=st.sampled_from(["", "\n[|Human|] "]),
+    topic=unicode,
+)
+def test_baize_rows_are_written_again_as_they_were(
+    opening: str, pairs: list[tuple[str, str]], tail: str, topic: str
+) -> None:
+    body = "\n".join(f"[|Human|] {asked}\n[|AI|] {said}" for asked, said in pairs)
+    row = {"topic": topic, "input": opening + body + tail}
+    assert formats.get("baize").encode(formats.get("baize").decode(row)[0]) == [row]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    turns=st.lists(
+        st.tuples(
+            prose,
+            prose | st.just("None"),
+            st.sampled_from(['Calculate("1")', 'Search("a"), Solve("b")', "None", "Non", "Count()", '1. Search("a")']),
+            st.sampled_from([" None", "\nNone\n", " Image generated successfully.", "\nCalculate(\"1\") => '1'\n"]),
+            prose | prose.map(" {}".format),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    plugins=st.booleans(),
+    identity=st.integers(0, 99) | plain,
+)
+def test_moss_rows_are_written_again_as_they_were(
+    turns: list[tuple[str, str, str, str, str]], plugins: bool, identity: int | str
+) -> None:
+    chat = {
+        f"turn_{number}": {
+            "Human": f"<|Human|>: {asked}<eoh>\n",
+            "Inner Thoughts": f"<|Inner Thoughts|>: {thoughts}<eot>\n",
+            "Commands": f"<|Commands|>: {commands}<eoc>\n",
+            "Tool Responses": f"<|Results|>:{results}<eor>\n",
+            "MOSS": f"<|MOSS|>: {said}<eom>\n",
+        }
+        for number, (asked, thoughts, commands, results, said) in enumerate(turns, 1)
+    }
+    system = "You are MOSS.\n- Inner thoughts: enabled.\n" if plugins else "You are MOSS.\n"
+    row = {"conversation_id": identity, "meta_instruction": system, "num_turns": len(chat), "chat": chat}
+    (record,) = formats.get("moss").decode(row)
+    assert formats.get("moss").encode(record) == [row]
+    content, report = written("moss", [record])
+    assert (report.written, json.loads(content)) == (1, row)
 
 
 @settings(max_examples=60, deadline=None)
