@@ -95,7 +95,8 @@ def run(
 ) -> tuple[list[Dialogue], dict[str, int], Scripted]:
     """Run to the end; return the dialogues, the rejections by filter and reason, and who was asked."""
     data = write(folder.parent / "questions.jsonl", questions)
-    fixed = {"recipe": "moss", "model": "openai/m", "input": str(data), "options": {"turns": 1}}
+    tools = [{"calculator": {"processes": 1}}, {"solver": {"processes": 1}}]  # each imports sympy, for seconds
+    fixed = {"recipe": "moss", "model": "openai/m", "input": str(data), "options": {"turns": 1}, "tools": tools}
     planned = plan([fixed, {"novelty": {"engine": "numpy"}}, settings])
     backend = Scripted(answer, delay=delay)
     if capabilities:
@@ -274,7 +275,7 @@ def test_neither_concurrency_nor_interruption_changes_the_dialogues(tmp_path: Pa
     assert many == plain
     nonces: list[str] = []
     for _ in range(20):
-        found, _, backend = run(tmp_path / "cut", talk, stop_after=4, **settings(4))
+        found, _, backend = run(tmp_path / "cut", talk, stop_after=9, **settings(4))
         nonces += [request.nonce for request in backend.asked]
         if len(found) == 12:
             break
