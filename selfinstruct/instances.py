@@ -16,7 +16,7 @@ any letter case, with or without number, bold or heading, and behind half-width 
 material has the input "", and what stands before the first label is none. Differences from it:
 
 - It split at each "Example" and "Output:" in the text; here a label in the middle of a line, or in a block of code, is
-  text, and so is a class label in the instances of other tasks.
+  text, and so is a class label in the instances of other tasks. An example without any label is none.
 - A label form with `Output:` or with the input first is read too, and an input without label behind a class label.
 - A cut-off completion loses the instance it was cut in; there the last one that had an output was dropped.
 """

@@ -157,14 +157,16 @@ def read_list(text: str, pack: LanguagePack, *, first: int | None, truncated: bo
     `first` is the number that the prompt ended with: the text begins with that instruction. None: what stands before
     the first number is talk. Numbers need not go on from there, for lists start again. Where no line has a number,
     bullets tell the instructions apart, and where there are none, the lines. Else a line without number goes on with
-    the instruction above when that ends in a colon or the line starts in lower case, and is rejected as "no_number"
-    when not. Bullets, or a list that starts from 1, below an instruction that ends in a colon are its material.
+    the instruction above when that ends in a colon, or in no mark and the line starts in lower case; it is rejected as
+    "no_number" when not. Bullets, or a list that starts from 1, below an instruction that ends in a colon are its
+    material.
     """
     lines = [line.strip(BLANK) for line in cleaned(text).split("\n") if any(map(str.isalnum, line))]
     numbers = [int(mark[1]) if (mark := _numbered(pack).match(line)) else None for line in lines]
     bullets = [bool(_BULLET.match(line)) for line in lines]
     numbered = any(number is not None for number in numbers)
     plain = not numbered and not any(bullets)
+    ends = (*pack.sentence_ends, *pack.question_ends)
     pieces: list[str] = []
     loose: list[str] = []
     last, inner = first or 0, 0
@@ -176,7 +178,7 @@ def read_list(text: str, pack: LanguagePack, *, first: int | None, truncated: bo
         elif number is not None or (bullet and not numbered) or plain or (first is not None and at == 0):
             pieces.append(line)
             last, inner = last if number is None else number, 0
-        elif above.endswith(_COLONS) or (above and line[0].islower()):
+        elif above.endswith(_COLONS) or (line[0].islower() and above and not above.endswith(ends)):
             pieces[-1] += f" {line}"
         elif above:
             loose.append(line)

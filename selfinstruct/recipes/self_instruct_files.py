@@ -4,9 +4,10 @@ What a run keeps beyond its dataset is in its earlier stages, so nothing is carr
 records only are written; the rejected ones are in the run, with their reasons.
 
 The files are in the original's markers, whatever the language: a completion that its own next step would read
-otherwise than this program is written anew from the record. Of what the original stores with an instruction, a run
-knows the nearest entry of the task pool, not the ten nearest and not the mean over all: most comparisons are ruled out
-before a score is computed. Prompts and whole responses, which the original repeats in each record, are in the journal.
+otherwise than this program, or that was cut off, is written anew from the record. Of what the original stores with an
+instruction, a run knows the nearest entry of the task pool, not the ten nearest and not the mean over all: most
+comparisons are ruled out before a score is computed. Prompts and whole responses, which the original repeats in each
+record, are in the journal.
 """
 
 from __future__ import annotations
@@ -62,9 +63,13 @@ def _raw_instances(view: RunView) -> Iterator[Task]:
             # Draw k of a stage works on record k, counting from 0, of the one before.
             verdict = view.decision(view.accepted_at(verdicts, row["draw"] + 1)[0]) or {}
             grown = view.decision(view.accepted_at(instructions, verdict["draw"] + 1)[0]) or {}
-            extra = {"instance_metadata": _ending(view, row)} | _nearest(view, grown)
-            if formats.parse_instances(row["text"]) == record.instances:
+            reason = _finish_reason(view, row)
+            extra = _nearest(view, grown)
+            if reason != "length" and _reads_alike(row["text"], record):
                 extra["raw_instances"] = row["text"]
+            else:
+                reason = "stop"  # what is written in its place is whole
+            extra["instance_metadata"] = {"response": {"choices": [{"finish_reason": reason}]}}
             yield replace(record, extra=extra)
 
 
@@ -80,11 +85,16 @@ def _nearest(view: RunView, row: Mapping[str, Any]) -> dict[str, Any]:
     return {"most_similar": {near.instruction: row["similarity"]}} if isinstance(near, Task) else {}
 
 
-def _ending(view: RunView, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return of the response what `prepare_for_finetuning.py` looks at: whether it was cut off."""
+def _reads_alike(text: str, task: Task) -> bool:
+    """Tell whether the original reads a completion as this task's instances; it takes the form from the verdict."""
+    return ("Class label:" in text) is task.is_classification and formats.parse_instances(text) == task.instances
+
+
+def _finish_reason(view: RunView, row: Mapping[str, Any]) -> str:
+    """Return why the completion ended: all that `prepare_for_finetuning.py` looks at of the whole response."""
     draw = view.draw(row["stage"], row["draw"]) or {"requests": []}
-    found = [view.completion(key) for key in draw["requests"]]
-    return {"response": {"choices": [{"finish_reason": each.finish_reason} for each in found if each]}}
+    found = [completion for key in draw["requests"] if (completion := view.completion(key))]
+    return found[-1].finish_reason if found else ""
 
 
 def _prompts(view: RunView, config: Mapping[str, Any]) -> Iterator[Task]:
@@ -101,13 +111,13 @@ def _prompts(view: RunView, config: Mapping[str, Any]) -> Iterator[Task]:
 def _layouts(instruction: str, given: str, pack: LanguagePack) -> list[str]:
     """Return ways to lay a task out: one is taken at random, so that the model trained on them learns no single one."""
     labels = pack.labels
-    task, output = f"{labels.task[0]}: {instruction}", f"{labels.output[0]}:"
+    asked, output = f"{labels.task[0]}: {instruction}", f"{labels.output[0]}:"
     if not given:
-        return [f"{instruction}\n\n{output}", f"{task}\n{output}", f"{task}\n\n"]
+        return [f"{asked}\n{output}", f"{asked}\n\n{output}", f"{labels.task[0]}:\n{instruction}\n\n{output}"]
     named = f"{labels.input[0]}: {given}"
     return [
-        f"{instruction}\n\n{named}\n\n{output}",
-        f"{task}\n{named}\n{output}",
-        f"{instruction}\n\n{given}\n\n{output}",
-        f"{named}\n\n{task}\n\n{output}",
+        f"{asked}\n\n{named}\n\n{output}",
+        f"{named}\n\n{asked}\n\n{output}",
+        f"{given}\n\n{instruction}\n\n{output}",
+        f"{labels.task[0]}:\n{instruction}\n\n{labels.input[0]}:\n{given}\n\n{output}",
     ]

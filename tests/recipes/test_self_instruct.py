@@ -76,6 +76,7 @@ def read(text: str, first: int | None = None, truncated: bool = False, tag: str 
         ("- Name a river.\n- Explain NASA.", None, "Name a river. | Explain NASA."),
         # an instruction over several lines, and with its material
         ("9. Name a river that\nflows north.\n10. Go.", None, "Name a river that flows north. | Go."),
+        ("9. Name a river.\nexplain NASA.\n10. Go.", None, "Name a river. | Go. | no_number: explain NASA."),
         ("9. Mend this:\nHe go home.\n10. Sum up.", None, "Mend this: He go home. | Sum up."),
         ("9. Order these:\n1. bee\n2. ant\n10. Sum up.", None, "Order these: 1. bee 2. ant | Sum up."),
         ("9. Order these:\n- bee\n- ant\n10. Sum up.", None, "Order these: - bee - ant | Sum up."),
@@ -796,7 +797,9 @@ def test_export_writes_rows_and_the_originals_five_files(
     for row, task in zip(instances, found, strict=True):
         assert row["instruction"] == task.instruction
         assert original.parse_instances(row["raw_instances"]) == task.instances
-        assert row["instance_metadata"]["response"]["choices"][0]["finish_reason"] in ("stop", "length")
+        assert ("Class label:" in row["raw_instances"]) is task.is_classification
+        # A reader drops the last instance of what was cut off: so nothing that is written may be said to be.
+        assert row["instance_metadata"] == {"response": {"choices": [{"finish_reason": "stop"}]}}
         assert (
             row["most_similar"] == next(r for r in instructions if r["instruction"] == task.instruction)["most_similar"]
         )
