@@ -40,6 +40,11 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     "tools": {
         "calculator": "selfinstruct.tools.mathematics:calculator",
         "solver": "selfinstruct.tools.mathematics:solver",
+        "search": "selfinstruct.tools.search:search",
+        "web_search": "selfinstruct.tools.web:web_search",
+        "text_to_image": "selfinstruct.tools.images:text_to_image",
+        "openapi": "selfinstruct.tools.openapi:openapi",
+        "mcp": "selfinstruct.tools.mcp:mcp",
     },
 }
 """Built-ins as "module:attribute", imported on first use, so a missing extra hurts only who asks for it."""
