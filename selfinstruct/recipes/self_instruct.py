@@ -49,6 +49,9 @@ VERDICT_SHOTS = {True: 6, False: 8}
 INSTANCE_SHOTS = 5
 """Tasks shown with their instances; with five short ones the prompt fits a context of 1024 tokens."""
 
+_COLONS = (":", "：")
+_BULLET = re.compile(r"[-*•●–][ \t]")
+
 
 @dataclass(frozen=True, slots=True)
 class _Shots:
@@ -192,10 +195,6 @@ def read_list(text: str, pack: LanguagePack, *, first: int | None, truncated: bo
         if (instruction := _one_line(unlabelled(unlabelled(piece, pack), pack)))
     ]
     return [*found, *(Candidate(None, line, Rejection("parse", "no_number")) for line in loose)]
-
-
-_COLONS = (":", "：")
-_BULLET = re.compile(r"[-*•●–][ \t]")
 
 
 @lru_cache(maxsize=64)
