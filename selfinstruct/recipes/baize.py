@@ -8,13 +8,15 @@ may end the talk in v2 too, and why it ended is on record.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from selfinstruct.filters import DEFAULT_FILTERS
+from selfinstruct.languages import LanguagePack
 from selfinstruct.markers import END, Speaker, voices
-from selfinstruct.recipes import Brief, Recipe
+from selfinstruct.recipes import Brief, Recipe, Rehearsal
 from selfinstruct.recipes.alpaca import ANSWER
 from selfinstruct.recipes.dialogue import (
     BOTH,
@@ -24,15 +26,17 @@ from selfinstruct.recipes.dialogue import (
     as_topic,
     chat_candidate,
     fitted,
+    in_turn,
     limits_of,
     read_topics,
+    rehearsed,
     render,
     self_chat,
     topics,
     transcript_candidate,
 )
 from selfinstruct.stages import Draw, Stage
-from selfinstruct.values import Candidate, Comparison, Dialogue, Message, Request, Sampling, Task
+from selfinstruct.values import Candidate, Capabilities, Comparison, Dialogue, Message, Request, Sampling, Task
 
 _WHO = frozenset({"topic", "persona", "language"})
 _VARIABLES = {
@@ -150,6 +154,16 @@ def _next(brief: Brief, topic: str, persona: str, pick: int, history: Sequence[M
     )
 
 
+def rehearse(pack: LanguagePack, style: str, tasks: Sequence[Task]) -> Rehearsal:
+    """Say talks made of the given tasks, about the first question of each."""
+    talks, who = rehearsed(pack, tasks), voices(pack)
+    lines = [json.dumps({"messages": [{"role": "user", "content": talk[0].content}]}) for talk in talks]
+    expected = tuple(Dialogue(talk, topic=talk[0].content) for talk in talks)
+    transcripts = iter([f"{render(talk, who)}\n{END}" for talk in talks])
+    reply = in_turn(talks) if style != "v1" else lambda request: next(transcripts, END)
+    return Rehearsal(reply, expected, "\n".join(lines), Capabilities(completions=style == "stepwise"))
+
+
 RECIPE = Recipe(
     name="baize",
     summary="self-chat about topics: one model writes both sides (v1), or two talk in turn (v2, stepwise)",
@@ -163,5 +177,6 @@ RECIPE = Recipe(
     starts="topics",
     accepts=(Task, Dialogue, Comparison),
     read=read_topics,
+    rehearse=rehearse,
     options={"turns": 4, "min_turns": 1, "history_tokens": 0, "dialogue_tokens": 0, "personas": [], "field": ""},
 )

@@ -18,7 +18,7 @@ from selfinstruct.errors import ConfigError, InputError
 from selfinstruct.filters import repeats
 from selfinstruct.formats.shape import user_text
 from selfinstruct.languages import LanguagePack
-from selfinstruct.markers import Marker, Speaker, Voices, end_mark, markers_in
+from selfinstruct.markers import END, Marker, Speaker, Voices, end_mark, markers_in
 from selfinstruct.parsing import cleaned, looks_cut
 from selfinstruct.recipes import Brief, truncated
 from selfinstruct.stages import Draw
@@ -497,3 +497,30 @@ def about(item: Record, topic: str) -> Dialogue:
     """Return the dialogue that has not begun: its topic, and the category that a quota may share it out by."""
     category = item.extra.get("category")
     return Dialogue((), topic=topic, extra={"category": category} if isinstance(category, str) and category else {})
+
+
+# --- without a model
+
+
+def rehearsed(pack: LanguagePack, tasks: Sequence[Task]) -> list[tuple[Message, ...]]:
+    """Return talks of two exchanges made of seed tasks, which a rehearsal of a recipe says."""
+    cases = [(task.instruction, task.instances[0]) for task in tasks if not pack.other_language.find(task.instruction)]
+    said = [(Message("user", user_text(asked, case.input)), Message("assistant", case.output)) for asked, case in cases]
+    return [(*one, *two) for one, two in zip(said[::2], said[1::2], strict=False)]
+
+
+def in_turn(talks: Sequence[Sequence[Message]], given: int = 0) -> Callable[[Request], str]:
+    """Return a model for `self_chat` that replies as the talks have it, and as the person says the end after each.
+
+    It answers one request at a time, in the order of the talks; the first `given` messages of each are there already.
+    """
+    answers = {
+        asked.content: reply.content for talk in talks for asked, reply in zip(talk[::2], talk[1::2], strict=True)
+    }
+    questions = iter([text for talk in talks for text in (*(each.content for each in talk[given::2]), END)])
+
+    def reply(request: Request) -> str:
+        asked = request.messages[-1].content if request.prompt is None else ""
+        return answers[asked] if asked in answers else next(questions, END)
+
+    return reply

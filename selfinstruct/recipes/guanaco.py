@@ -9,13 +9,14 @@ packs the earlier turns into the instruction.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 from selfinstruct.errors import ConfigError
 from selfinstruct.filters import DEFAULT_FILTERS
 from selfinstruct.languages import LanguagePack, load_pack
 from selfinstruct.markers import END, voices
-from selfinstruct.recipes import Brief, Recipe
-from selfinstruct.recipes.dialogue import BOTH, fitted, limits_of, transcript_candidate
+from selfinstruct.recipes import Brief, Recipe, Rehearsal
+from selfinstruct.recipes.dialogue import BOTH, fitted, limits_of, rehearsed, render, transcript_candidate
 from selfinstruct.stages import Draw, Stage
 from selfinstruct.values import Candidate, Dialogue, Message, Request, Task
 
@@ -94,6 +95,13 @@ def _others(brief: Brief) -> list[LanguagePack]:
     return [pack for pack in packs if pack.tag != brief.pack.tag]
 
 
+def rehearse(pack: LanguagePack, style: str, tasks: Sequence[Task]) -> Rehearsal:
+    """Say talks made of the given tasks."""
+    talks = rehearsed(pack, tasks)
+    transcripts = iter([f"{render(talk, voices(pack))}\n{END}" for talk in talks])
+    return Rehearsal(lambda request: next(transcripts, END), tuple(map(Dialogue, talks)))
+
+
 RECIPE = Recipe(
     name="guanaco",
     summary="seed tasks become conversations of several kinds, in several languages at once (Guanaco)",
@@ -104,6 +112,7 @@ RECIPE = Recipe(
     stages=stages,
     preview=preview,
     export="guanaco",
+    rehearse=rehearse,
     options={
         "turns": 4,
         "min_turns": 1,

@@ -6,21 +6,25 @@ answers, another model plays the person, and so on. A dialogue that ends on a qu
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
 from selfinstruct.filters import DEFAULT_FILTERS
 from selfinstruct.formats.shape import prompt_dialogue, user_text
+from selfinstruct.languages import LanguagePack
 from selfinstruct.markers import END, Speaker, voices
-from selfinstruct.recipes import Brief, Recipe
+from selfinstruct.recipes import Brief, Recipe, Rehearsal
 from selfinstruct.recipes.dialogue import (
     PERSON,
     REPLY,
     about,
     chat_candidate,
     fitted,
+    in_turn,
     limits_of,
     read_topics,
+    rehearsed,
     render,
     self_chat,
 )
@@ -92,6 +96,13 @@ def _next(brief: Brief, persona: str, pick: int, history: Sequence[Message], tur
     )
 
 
+def rehearse(pack: LanguagePack, style: str, tasks: Sequence[Task]) -> Rehearsal:
+    """Go on with the first questions of talks made of the given tasks."""
+    talks = rehearsed(pack, tasks)
+    lines = [json.dumps({"messages": [{"role": "user", "content": talk[0].content}]}) for talk in talks]
+    return Rehearsal(in_turn(talks, given=2), tuple(map(Dialogue, talks)), "\n".join(lines))
+
+
 RECIPE = Recipe(
     name="vicuna",
     summary="go on with given prompts or dialogues over several turns (ShareGPT's shape)",
@@ -105,5 +116,6 @@ RECIPE = Recipe(
     starts="input",
     accepts=(Task, Dialogue, Comparison),
     read=read_topics,
+    rehearse=rehearse,
     options={"turns": 3, "min_turns": 1, "history_tokens": 0, "dialogue_tokens": 0, "personas": []},
 )
