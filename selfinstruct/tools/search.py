@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfinstruct import languages
-from selfinstruct.errors import ConfigError, InputError
+from selfinstruct.errors import ConfigError, InputError, PluginError
 from selfinstruct.formats.inputs import OpenFile, opened
 from selfinstruct.formats.reading import open_records
 from selfinstruct.formats.scan import Item
@@ -84,7 +84,7 @@ def found(snippets: Iterable[str]) -> ToolResult:
     """Return snippets as a result; none at all is a failed search."""
     items = tuple(snippets)
     if not items:
-        return failure("nothing found")
+        return failure("no hits")
     return ToolResult("\n".join(f"[{number}] {item}" for number, item in enumerate(items, 1)), items=items)
 
 
@@ -92,37 +92,62 @@ class Index:
     """Passages in a database of its own, in memory as long as it is small and in a temporary file from then on."""
 
     def __init__(self, entries: Iterable[Document]) -> None:
-        """Take (title, text) of the passages, in the order that decides between equals."""
+        """Take (title, text) of the passages, in the order that decides between equals.
+
+        Raises:
+            PluginError: this Python's SQLite has no FTS5.
+        """
         import sqlite3
 
         self._lock = threading.Lock()
         self._database: sqlite3.Connection = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-        self._database.executescript(
-            "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;"
-            "CREATE TABLE passages (id INTEGER PRIMARY KEY, title TEXT, text TEXT);"
-            # The text comes as terms between spaces: the tokenizer has nothing to do but to split and to stem.
-            "CREATE VIRTUAL TABLE terms USING fts5(title, text, content='', tokenize='porter ascii');"
-        )
+        try:
+            self._database.executescript(
+                "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;"
+                "CREATE TABLE passages (id INTEGER PRIMARY KEY, title TEXT, text TEXT);"
+                # The text comes as terms between spaces: the tokenizer has nothing to do but to split and to stem.
+                "CREATE VIRTUAL TABLE terms USING fts5(title, text, letters, content='', tokenize='porter ascii');"
+            )
+        except sqlite3.OperationalError as error:
+            self._database.close()
+            raise PluginError(
+                f"tool 'search' needs SQLite with FTS5, and that of this Python ({sqlite3.sqlite_version}) was built "
+                f"without: {error}. Pythons of python.org, uv, conda and of Linux distributions have it"
+            ) from None
+        try:
+            self._fill(entries)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _fill(self, entries: Iterable[Document]) -> None:
         self._database.execute("BEGIN")
         self.size = 0
         for self.size, (title, text) in enumerate(entries, 1):
             self._database.execute("INSERT INTO passages VALUES (?, ?, ?)", (self.size, title, text))
-            row = (self.size, " ".join(terms(title, single=True)), " ".join(terms(text, single=True)))
-            self._database.execute("INSERT INTO terms (rowid, title, text) VALUES (?, ?, ?)", row)
+            # Letters stand apart, so that the terms of a phrase are neighbours in the text.
+            row = (self.size, *(" ".join(each) for each in (terms(title), terms(text), letters(f"{title} {text}"))))
+            self._database.execute("INSERT INTO terms (rowid, title, text, letters) VALUES (?, ?, ?, ?)", row)
         self._database.execute("COMMIT")
 
     def find(self, query: str, count: int) -> list[str]:
-        """Return the best passages, each behind its title; of equal ones the one that was given first."""
-        wanted = list(dict.fromkeys(terms(query)))[:MAX_TERMS]
+        """Return the best passages, each behind its title, and those first that have the query word for word.
+
+        Within both BM25 decides, and of equal ones that which was given first.
+        """
+        wanted = list(terms(query))[:MAX_TERMS]
         if not wanted:
             return []
-        match = " OR ".join(f'"{term}"' for term in wanted)
+        phrase = f'"{" ".join(wanted)}"'  # terms are letters, digits and marks: nothing to be escaped
+        either = " OR ".join(f'"{term}"' for term in dict.fromkeys(wanted))
+        rows: list[Document] = []
         with self._lock:
-            rows = self._database.execute(
-                "SELECT passages.title, passages.text FROM terms JOIN passages ON passages.id = terms.rowid "
-                "WHERE terms MATCH ? ORDER BY bm25(terms, 2.0, 1.0), terms.rowid LIMIT ?",
-                (match, 4 * count),  # some may say the same
-            ).fetchall()
+            for match in (phrase, either):
+                rows += self._database.execute(
+                    "SELECT passages.title, passages.text FROM terms JOIN passages ON passages.id = terms.rowid "
+                    "WHERE terms MATCH ? ORDER BY bm25(terms, 2.0, 1.0, 1.0), terms.rowid LIMIT ?",
+                    (match, 4 * count),  # some may say the same
+                )
         texts = (f"{title}: {text}" if title and title not in text else text for title, text in rows)
         return list(dict.fromkeys(texts))[:count]
 
@@ -132,17 +157,16 @@ class Index:
             self._database.close()
 
 
-def terms(text: str, *, single: bool = False) -> Iterator[str]:
-    """Yield the terms of a text: words, and pairs of neighbours where a script has no spaces.
-
-    With `single` also each letter of such a script by itself, so that a query of one letter finds it.
-    """
+def terms(text: str) -> Iterator[str]:
+    """Yield the terms of a text: words, and pairs of neighbours where a script has no spaces."""
     for unspaced, run in itertools.groupby(languages.tokens(text), languages.is_unspaced):
         words = list(run)
-        if not unspaced or len(words) == 1 or single:
-            yield from words
-        if unspaced:
-            yield from map("".join, itertools.pairwise(words))
+        yield from map("".join, itertools.pairwise(words)) if unspaced and len(words) > 1 else words
+
+
+def letters(text: str) -> Iterator[str]:
+    """Yield the letters of scripts without spaces, so that a query of one letter finds it."""
+    return filter(languages.is_unspaced, languages.tokens(text))
 
 
 # Documents

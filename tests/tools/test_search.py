@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfinstruct.errors import ConfigError, InputError, WrongKey
-from selfinstruct.formats import builtin, write
-from selfinstruct.tools import ToolResult, open_tools
-from selfinstruct.tools.search import Index, documents, passages, terms
+from selfinstruct.errors import ConfigError, InputError, PluginError, WrongKey
+from selfinstruct.formats import builtin, get, write
+from selfinstruct.languages import tokens
+from selfinstruct.testing import Answer
+from selfinstruct.tools import ToolResult, describe_tools, open_tools
+from selfinstruct.tools.search import Index, documents, letters, passages, terms
 from selfinstruct.tools.web import at
+from selfinstruct.values import Request
 from tests.backends.endpoint import Endpoint, Reply, Seen, as_json
+from tests.recipes.test_moss import run
+
+SEEDS = Path(__file__).resolve().parents[2] / "seeds"
+LANGUAGES = ("en", "zh", "ja", "th", "ar")
 
 FACTS = [
     ("", "The tide rises twice a day because of the Moon."),
@@ -142,8 +151,133 @@ def test_every_passage_with_a_rare_word_is_among_the_found(found: list[list[str]
 def test_terms() -> None:
     assert list(terms("The Tides, 1889")) == ["the", "tides", "1889"]
     assert list(terms("打印建筑 AI")) == ["打印", "印建", "建筑", "ai"]
-    assert list(terms("打印", single=True)) == ["打", "印", "打印"]
+    assert list(letters("3D打印 山")) == ["打", "印", "山"]
     assert list(terms("山")) == ["山"]
+
+
+@cache
+def shipped(language: str) -> tuple[tuple[str, ...], Index]:
+    """Return the topics and instructions that are shipped in a language, and their index."""
+    texts = []
+    for name, key in (("topics", "topic"), ("tasks", "instruction")):
+        lines = (SEEDS / language / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        texts += [json.loads(line)[key] for line in lines]
+    texts = list(dict.fromkeys(texts))
+    return tuple(texts), Index(("", text) for text in texts)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_text_comes_first_for_a_phrase_that_it_alone_has(language: str) -> None:
+    texts, index = shipped(language)
+    space = "" if language in ("zh", "ja", "th") else " "
+    spelled = [" ".join(tokens(text)) for text in texts]
+    asked = 0
+    for text, words in zip(texts, spelled, strict=True):
+        phrase = words.split()[1:7]
+        if len(phrase) == 6 and sum(" ".join(phrase) in other for other in spelled) == 1:
+            asked += 1
+            assert index.find(space.join(phrase), 3)[0] == text
+    assert asked > 50
+
+
+@settings(max_examples=100, deadline=None)
+@given(language=st.sampled_from(LANGUAGES), data=st.data())
+def test_a_text_is_found_by_any_words_of_its_own(language: str, data: st.DataObject) -> None:
+    texts, index = shipped(language)
+    text = data.draw(st.sampled_from(texts))
+    words = tokens(text)
+    start = data.draw(st.integers(0, len(words) - 1))
+    query = " ".join(words[start : start + data.draw(st.integers(1, 30))])
+    assert text in index.find(query, len(texts))
+
+
+def test_letters_are_found_as_neighbours_only() -> None:
+    index = Index(("", text) for text in ("大海的潮水", "每月两次大潮", "潮大", "大潮時は注意", "สูดน้ำขึ้นสุ"))
+    assert index.find("大潮", 5) == ["每月两次大潮", "大潮時は注意"] or index.find("大潮", 5) == [
+        "大潮時は注意",
+        "每月两次大潮",
+    ]
+    assert set(index.find("海", 5)) == {"大海的潮水"}
+
+
+def test_word_for_word_comes_before_more_of_the_words() -> None:
+    index = Index(
+        ("", text) for text in ("mill mill tide tide", "the old tide mill by the wide harbour", "quay", "crane")
+    )
+    assert index.find("tide mill", 2)[0].startswith("the old tide mill")
+
+
+@pytest.mark.parametrize(
+    "query", ["tide\0mill", "潮" * 10_000, "a" * 10_000, "tide mill " * 1000, "tide\n\n" * 3000, "\u202etide"]
+)
+def test_a_long_or_odd_query_is_a_query(query: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("the tide mill\n\n" + "潮" * 200, encoding="utf-8")
+    (result,) = searched({"corpus": str(tmp_path)}, query)
+    assert result.failed == (query[0] == "a")
+
+
+def test_hits_do_not_depend_on_what_runs_beside_them(tmp_path: Path) -> None:
+    texts = [text for language in LANGUAGES for text in shipped(language)[0][:40]]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
+    together = searched({"corpus": str(tmp_path)}, *texts)
+    assert [searched({"corpus": str(tmp_path)}, text)[0] for text in texts[::40]] == together[::40]
+    assert all(text[:30] in result.items[0] for text, result in zip(texts, together, strict=True))
+
+
+def test_without_fts5_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bare(sqlite3.Connection):
+        def executescript(self, script: str) -> sqlite3.Cursor:
+            raise sqlite3.OperationalError("no such module: fts5")
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, factory=Bare, **k))
+    with pytest.raises(PluginError, match=r"needs SQLite with FTS5.*no such module"):
+        Index(FACTS)
+
+
+def test_a_closed_index_is_gone() -> None:
+    index = Index(FACTS)
+    index.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        index.find("tides", 1)
+
+
+def test_both_searches_are_listed() -> None:
+    rows = {row["tool"]: row["options"] for row in describe_tools()}
+    assert rows["search"].startswith("corpus, results=3")
+    assert rows["web_search"].startswith("url, items=results")
+
+
+@pytest.mark.slow
+def test_a_run_answers_from_the_corpus_and_cites_it(tmp_path: Path) -> None:
+    questions = ["How high does the water rise at spring tide?", "What does a night in the harbour cost?"]
+
+    def model(request: Request) -> Answer:
+        text = request.messages[-1].content
+        spring = any("spring tide?" in message.content for message in request.messages)
+        if not text.startswith("<|Results|>"):
+            query = "spring tide water" if spring else "harbour night"
+            return f'<|Inner Thoughts|>: The documents may say.<eot>\n<|Commands|>: Search("{query}")'
+        assert "<|1|>: '" in text
+        if spring:
+            return "<|MOSS|>: It rises 6.4 metres<sup><|1|></sup>.<eom>"
+        return "<|MOSS|>: It costs 18 euros<sup><|7|></sup>.<eom>"
+
+    corpus = tmp_path / "docs"
+    corpus.mkdir()
+    (corpus / "tides.md").write_text("# Tides\n\nAt spring tide the water rises 6.4 metres.\n", encoding="utf-8")
+    (corpus / "dues.jsonl").write_text('{"body": "A night in the harbour costs 18 euros."}\n', encoding="utf-8")
+    found, rejected, _ = run(tmp_path / "r", model, questions, corpus=str(corpus))
+    assert rejected == {"reply: no such result": 1}
+    write(get("moss"), found, str(tmp_path / "moss.jsonl"))
+    (row,) = [json.loads(line) for line in (tmp_path / "moss.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert "- Web search: enabled. API: Search(query)" in row["meta_instruction"]
+    turn = row["chat"]["turn_1"]
+    assert turn["Commands"] == '<|Commands|>: Search("spring tide water")<eoc>\n'
+    assert turn["Tool Responses"].startswith(
+        "<|Results|>:\nSearch(\"spring tide water\") =>\n<|1|>: 'Tides: At spring tide the water rises 6.4 metres.'"
+    )
+    assert turn["MOSS"] == "<|MOSS|>: It rises 6.4 metres<sup><|1|></sup>.<eom>\n"
 
 
 # Passages
@@ -245,7 +379,7 @@ def test_an_empty_folder_and_odd_options_are_refused(tmp_path: Path) -> None:
 def test_nothing_found_is_a_failed_search(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("word")
     (result,) = searched({"corpus": str(tmp_path)}, "zebra")
-    assert (result.failed, result.reason, result.items) == (True, "nothing found", ())
+    assert (result.failed, result.reason, result.items) == (True, "no hits", ())
 
 
 @pytest.mark.slow
@@ -303,10 +437,10 @@ def test_another_api_by_its_keys_and_with_a_key(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
-        (as_json({"results": []}), "nothing found"),
+        (as_json({"results": []}), "no hits"),
         (as_json({"hits": []}), "unreadable answer"),
         (as_json([1]), "unreadable answer"),
-        (as_json({"results": {"a": 1}}), "nothing found"),
+        (as_json({"results": {"a": 1}}), "no hits"),
         (Reply(200, b"<html>"), "unreadable answer"),
         (Reply(500, b"oops"), "HTTP 500"),
         (Reply(429, b"slow down"), "HTTP 429"),
