@@ -303,6 +303,7 @@ def _plan(
         "style": style,
         "model": _MODEL,
         "target": len(rehearsal.expected),
+        "options": dict(rehearsal.options),
         # One draw at a time, so that replies come in the order they were written in.
         "concurrency": 1,
         "window": 1,
@@ -316,11 +317,12 @@ def _plan(
 
 
 def _bare(record: Record) -> Record:
-    """Return a record without what a run adds: ids, notes, and the capital that an instruction gets."""
+    """Return a record without what a run adds: ids, topics, notes, and the capital that an instruction gets."""
     if isinstance(record, Comparison):
-        record = replace(record, responses=tuple(replace(response, id="") for response in record.responses))
-    if not isinstance(record, Task):
-        return replace(record, id="", extra={})
+        responses = tuple(replace(response, id="") for response in record.responses)
+        return replace(record, responses=responses, id="", extra={})
+    if isinstance(record, Dialogue):
+        return replace(record, topic="", id="", extra={})
     said = record.instruction
     return replace(record, instruction=said[:1].upper() + said[1:], id="", name="", extra={})
 

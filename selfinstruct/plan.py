@@ -327,7 +327,7 @@ def _lanes(
             tasks = _seed_tasks(config, pack, notices) if recipe.starts == "seeds" and items is None else ()
         own, rounds = items, 1
         if own is None and recipe.starts == "topics":
-            own, rounds = _topics(config, pack, category, notices), _TOPIC_ROUNDS
+            own, rounds = _topics(config, recipe, pack, category, notices), _TOPIC_ROUNDS
         parts = prompts.load(recipe.prompts, pack.tag, recipe.variables[config.style])
         options = _options(config, recipe)
         return Lane(key, share, Brief(config, config.style, pack, parts, tuple(tasks), own, rounds, options))
@@ -414,11 +414,13 @@ def _items(path: str, recipe: Recipe) -> tuple[Record, ...]:
     return tuple(items)
 
 
-def _topics(config: RunConfig, pack: LanguagePack, category: str, notices: list[str]) -> tuple[Dialogue, ...]:
+def _topics(
+    config: RunConfig, recipe: Recipe, pack: LanguagePack, category: str, notices: list[str]
+) -> tuple[Dialogue, ...]:
     """Return the topics of a language, shuffled: neighbours in the file are alike."""
-    path = seeds.topics_path_for(pack.tag)
+    path = seeds.topics_path_for(pack.tag, recipe.topics)
     if path is None:
-        path = seeds.topics_path_for("en")
+        path = seeds.topics_path_for("en", recipe.topics)
         notices.append(f"there are no topics for {pack.tag}: English ones are given; bring your own with --input")
     if path is None:
         raise ConfigError("seeds: the shipped topics are missing; give a file with --input")
@@ -432,7 +434,8 @@ def _topics(config: RunConfig, pack: LanguagePack, category: str, notices: list[
 def _categories(recipe: Recipe, config: RunConfig) -> set[str]:
     if recipe.starts != "topics" or config.input:
         return set()
-    path = seeds.topics_path_for(load_pack(config.language).tag) or seeds.topics_path_for("en")
+    tags = (load_pack(config.language).tag, "en")
+    path = next((found for tag in tags if (found := seeds.topics_path_for(tag, recipe.topics))), None)
     return {str(topic.extra["category"]) for topic in seeds.load_topics(path)} if path else set()
 
 

@@ -22,6 +22,8 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "alpaca": "selfinstruct.recipes.alpaca:RECIPE",
         "baize": "selfinstruct.recipes.baize:RECIPE",
         "belle": "selfinstruct.recipes.belle:RECIPE",
+        "bianque": "selfinstruct.recipes.bianque:RECIPE",
+        "chatdoctor": "selfinstruct.recipes.chatdoctor:RECIPE",
         "guanaco": "selfinstruct.recipes.guanaco:RECIPE",
         "moss": "selfinstruct.recipes.moss:RECIPE",
         "oasst": "selfinstruct.recipes.oasst:RECIPE",

@@ -22,9 +22,12 @@ def path_for(tag: str) -> Path | None:
     return resources.find("seeds", f"{tag}/tasks.jsonl")
 
 
-def topics_path_for(tag: str) -> Path | None:
-    """Return the topics of a language pack, the person's own before the shipped ones, or None."""
-    return resources.find("seeds", f"{tag}/topics.jsonl")
+def topics_path_for(tag: str, name: str = "topics") -> Path | None:
+    """Return the topics of a language pack, the person's own before the shipped ones, or None.
+
+    `name` is the file's: "topics" of everything, "medical" of health.
+    """
+    return resources.find("seeds", f"{tag}/{name}.jsonl")
 
 
 def load_tasks(path: Path) -> tuple[Task, ...]:

@@ -57,13 +57,14 @@ class Rehearsal:
 
     `reply` answers each request of a run with one request at a time; it writes what it is to say in the language's
     own labels. `expected` are the records of the last stage, in order, without ids. `input` is the content of the
-    input file, for a recipe that works through one.
+    input file, for a recipe that works through one, `options` are settings of the recipe's own.
     """
 
     reply: Callable[[Request], str]
     expected: tuple[Record, ...]
     input: str = ""
     capabilities: Capabilities = field(default_factory=Capabilities)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +73,12 @@ class Recipe:
 
     `prompts` are the folders its wording is looked for in. `variables` names the parts of each style's prompt and
     what each may use: part "" is the file `TAG.j2`, part "answer" is `TAG.answer.j2`. `stages` lays the work out; the
-    last one's records are the dataset. `starts` says what it begins with: the language's seed tasks, its topics, or
-    an input that the person must give. `accepts` are the kinds of record it works through when it is given an input,
-    and `read` reads one. `export` is the format that suits its records, "" where that is the input's. `options` are
-    settings of its own with their default values. `tools` are those its model may call by default; a recipe without
-    any uses none. `rehearse` makes, from seed tasks that no prompt shows, the rehearsal of a style by which
-    `selfinstruct language check` finds out whether the recipe works in a language.
+    last one's records are the dataset. `starts` says what it begins with: the language's seed tasks, its topics (of
+    the file that `topics` names), or an input that the person must give. `accepts` are the kinds of record it works
+    through when it is given an input, and `read` reads one. `export` is the format that suits its records, "" where
+    that is the input's. `options` are settings of its own with their default values. `tools` are those its model may
+    call by default; a recipe without any uses none. `rehearse` makes, from seed tasks that no prompt shows, the
+    rehearsal of a style by which `selfinstruct language check` finds out whether the recipe works in a language.
 
     `styles` begins with the one that any endpoint takes; one called "completion" sends raw prompts, and is taken by
     itself where the endpoint is known to continue them. `files` are the formats that are a folder for this recipe's
@@ -94,6 +95,7 @@ class Recipe:
     preview: Callable[[Brief], str]
     export: str
     starts: Literal["seeds", "topics", "input"] = "seeds"
+    topics: str = "topics"
     accepts: tuple[type, ...] = ()
     read: Callable[[str], Iterable[Record]] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -128,7 +128,7 @@ def _prompts(brief: Brief, items: Sequence[Record]) -> Stage:
             return [Candidate(None, completion.text, Rejection("parse", "no_prompt"))]
         return [Candidate(Task(prompt), completion.text, truncated=is_cut(completion, [prompt], brief.pack))]
 
-    filters = (*DEFAULT_FILTERS["list"], "needs_context")
+    filters = (*DEFAULT_FILTERS["instructions"], "needs_context")
     return Stage(
         "prompts", draw, 0.8, items=items, rounds=brief.rounds, filters=filters, novelty=("subject",), whole=False
     )
