@@ -240,7 +240,7 @@ def test_long_answers_take_no_time(piece: str) -> None:
     started = time.perf_counter()
     unstated(answer, ToolResult("", values=("51", "1/3", "sqrt(2)")))
     unsupported(answer, [answer])
-    assert time.perf_counter() - started < 10
+    assert time.perf_counter() - started < 30
 
 
 @real

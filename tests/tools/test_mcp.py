@@ -54,9 +54,9 @@ def test_the_tools_of_a_server_over_stdio(monkeypatch: pytest.MonkeyPatch) -> No
         assert (await tools["variable"].call({"name": "OTHER_KEY"})).text == "not set"
         # Several calls at once, from tasks other than the one that opened it.
         started = time.monotonic()
-        results = await asyncio.gather(*(tools["wait"].call({"seconds": 0.5}) for _ in range(6)))
-        assert [each.text for each in results] == ["awake"] * 6
-        assert time.monotonic() - started < 2.5
+        results = await asyncio.gather(*(tools["wait"].call({"seconds": 3}) for _ in range(12)))
+        assert [each.text for each in results] == ["awake"] * 12
+        assert time.monotonic() - started < 30
         # A server that dies is started again.
         assert (await tools["die"].call({})).reason == "unreachable"
         both = await asyncio.gather(add.call({"first": 1, "second": 1}), add.call({"first": 2, "second": 2}))
@@ -68,12 +68,12 @@ def test_the_tools_of_a_server_over_stdio(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_call_that_takes_too_long_is_left() -> None:
     async def use(tools: Mapping[str, Tool]) -> None:
         assert list(tools) == ["wait"]
-        assert (await tools["wait"].call({"seconds": 30})).reason == "out of time"
+        assert (await tools["wait"].call({"seconds": 250})).reason == "out of time"
         assert (await tools["wait"].call({"seconds": 0})).text == "awake"
 
     started = time.monotonic()
-    with_tools(use, command=SERVER, tools=["wait"], seconds=1.5)
-    assert time.monotonic() - started < 25
+    with_tools(use, command=SERVER, tools=["wait"], seconds=5)
+    assert time.monotonic() - started < 200
 
 
 def test_the_tools_of_a_server_over_http() -> None:
