@@ -440,7 +440,7 @@ def test_over_a_socket_and_killed_it_is_the_same(grounded: tuple[Path, Path, Dat
         del flags[flags.index("-n") : flags.index("-n") + 2]
         flags += ["--input", str(data), "--set", "novelty.engine=numpy"]
         process = start("run", "chatdoctor", "-q", *flags)
-        wait_for(lambda: len(server.requests) > 4)
+        wait_for(lambda: len(server.requests) > 4, 120)
         process.kill()
         process.communicate()
         done = selfinstruct("run", "chatdoctor", *flags)

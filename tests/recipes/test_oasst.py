@@ -344,7 +344,7 @@ def test_over_a_socket_and_killed_it_is_the_same(run: tuple[Path, Dataset], tmp_
     with Endpoint(served(speak())) as server:
         flags = [*run_options(server, tmp_path / "r", 24, concurrency=4), "--set", "novelty.engine=numpy"]
         process = start("run", "oasst", "-q", *flags)
-        wait_for(lambda: len(server.requests) > 30)
+        wait_for(lambda: len(server.requests) > 30, 120)
         process.kill()
         process.communicate()
         done = selfinstruct("run", "oasst", *flags)
