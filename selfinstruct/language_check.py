@@ -60,6 +60,7 @@ class Checked:
     prompts: int
     rehearsed: tuple[str, ...]
     faults: tuple[Fault, ...]
+    draft: bool = False
 
 
 def tags() -> list[str]:
@@ -86,7 +87,7 @@ def check(tag: str) -> Checked:
     faults += [*more, *worse]
     names = dict.fromkeys(name for style in DEFAULT_FILTERS.values() for name in style)
     rules = build_filters(names, pack)
-    faults += [Fault("seeds", task.id, detail) for task in tasks for detail in _task_faults(task, pack, rules)]
+    faults += [Fault("seeds", task.id, detail) for task in tasks for detail in task_faults(task, pack, rules)]
     recipes = [recipe for name in plugins.names("recipes") for recipe in [plugins.load("recipes", name)]]
     wordings = dict.fromkeys(found for recipe in recipes for found in _wordings(recipe, tag))
     faults += [fault for wording in wordings for fault in _prompt_faults(*wording)]
@@ -97,7 +98,7 @@ def check(tag: str) -> Checked:
                 rehearsed.append(f"{recipe.name} ({style})")
                 details = _rehearsal_faults(recipe, style, pack, tasks)
                 faults += [Fault("rehearsal", rehearsed[-1], detail) for detail in details]
-    return Checked(tag, pack.name, len(tasks), len(topics), len(wordings), tuple(rehearsed), tuple(faults))
+    return Checked(tag, pack.name, len(tasks), len(topics), len(wordings), tuple(rehearsed), tuple(faults), pack.draft)
 
 
 # The pack
@@ -115,7 +116,7 @@ def _pack_faults(pack: LanguagePack) -> Iterator[str]:
     alike = _written_alike(pack)
     if alike and not pack.confusions:
         yield f"confusions: empty, but {', '.join(alike)} are written in these letters too, and models slip into them"
-    yield from _reading_faults(pack)
+    yield from reading_faults(pack)
 
 
 def _written_alike(pack: LanguagePack) -> list[str]:
@@ -151,7 +152,7 @@ def _spelling_faults(pack: LanguagePack) -> Iterator[str]:
 _PROBE = Task("1 + 1 = ?", (Instance("2 + 2", "4"),))
 
 
-def _reading_faults(pack: LanguagePack) -> Iterator[str]:
+def reading_faults(pack: LanguagePack) -> Iterator[str]:
     """Yield the spellings of the list format that the parser does not read back as what they are."""
     for kind in ("instruction", "input", "output"):
         for spelling in getattr(pack.labels, kind):
@@ -199,7 +200,7 @@ def _topics(tag: str) -> tuple[tuple[Dialogue, ...], list[Fault]]:
     return topics, [Fault("topics", str(path), f"{text!r} is there twice") for text in twice]
 
 
-def _task_faults(task: Task, pack: LanguagePack, rules: Sequence[tuple[str, Filter]]) -> Iterator[str]:
+def task_faults(task: Task, pack: LanguagePack, rules: Sequence[tuple[str, Filter]]) -> Iterator[str]:
     """Yield the filters that would reject a seed task, and whether it is lost when it is shown in a prompt."""
     for name, rule in rules:
         if rejection := rule(Candidate(task)):

@@ -25,6 +25,7 @@ Keys of a pack (all text; unknown or missing keys are refused):
     sentence_ends, question_ends   the marks that end a sentence, a question
     first_words           forced first words of stepwise prompts, in rotation
     region_scripts        {REGION: SCRIPT}: regions that write the language in another script (optional)
+    draft                 true while no speaker has read it: `selfinstruct language new` writes it (optional)
 
 `match: word` finds whole words in any letter case, `match: substring` finds the text anywhere.
 """
@@ -157,6 +158,7 @@ class LanguagePack:
     question_ends: tuple[str, ...] = ("?", "？", "؟", "՞", "፧")
     first_words: tuple[str, ...] = ()
     region_scripts: tuple[tuple[str, str], ...] = ()
+    draft: bool = False
     shipped: bool = True
 
     def length(self, text: str) -> int:
@@ -218,6 +220,15 @@ def load_pack(tag: str) -> LanguagePack:
     return LanguagePack(tag=canonical, name=canonical, native_name=canonical, shipped=False)
 
 
+def canonical(tag: str) -> str:
+    """Return a BCP 47 tag in its usual letter case, such as pt-BR.
+
+    Raises:
+        ConfigError: it is not of the shape of one.
+    """
+    return _read_tag(tag)[0]
+
+
 def read_pack(path: Path, tag: str) -> LanguagePack:
     """Read and check one pack file.
 
@@ -225,9 +236,21 @@ def read_pack(path: Path, tag: str) -> LanguagePack:
         ConfigError: names the file and the key, what was expected, and the closest valid key.
     """
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506, a SafeLoader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: can't be read as YAML in UTF-8: {error}") from error
+        return parse_pack(path.read_text(encoding="utf-8"), path, tag)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: can't be read as UTF-8: {error}") from error
+
+
+def parse_pack(text: str, path: Path, tag: str) -> LanguagePack:
+    """Check the text of a pack file, which is or will be at `path`.
+
+    Raises:
+        ConfigError: names the file and the key, what was expected, and the closest valid key.
+    """
+    try:
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506, a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: can't be read as YAML: {error}") from error
     reader = _Reader(path, data, "")
     length = reader.mapping("instruction_length")
     labels = reader.mapping("labels")
@@ -262,6 +285,7 @@ def read_pack(path: Path, tag: str) -> LanguagePack:
         question_ends=reader.texts("question_ends"),
         first_words=reader.texts("first_words"),
         region_scripts=reader.region_scripts("region_scripts"),
+        draft=reader.flag("draft"),
     )
     if pack.minimum_length > pack.maximum_length:
         raise ConfigError(f"{path}: instruction_length: min {pack.minimum_length} is above max {pack.maximum_length}")
@@ -329,6 +353,11 @@ def script_counts(text: str) -> Counter[str]:
         if char.isalpha():
             counted[script(char)] += count
     return counted
+
+
+def is_script(code: str) -> bool:
+    """Tell whether a text is a script code of ISO 15924 that letters can be held against."""
+    return code in _SCRIPTS or code in _COMPOUND_SCRIPTS
 
 
 def is_unspaced(token: str) -> bool:
@@ -478,6 +507,12 @@ class _Reader:
             raise self.fail(key, " or ".join(choices), value)
         return value
 
+    def flag(self, key: str) -> bool:
+        value = self.take(key, optional=True)
+        if value is not None and not isinstance(value, bool):
+            raise self.fail(key, "true or false", value)
+        return value is True
+
     def scripts(self, key: str) -> tuple[str, ...]:
         codes = self.texts(key)
         for code in codes:
@@ -507,8 +542,8 @@ class _Reader:
         return tuple(value.items())
 
     def _known_script(self, key: str, code: object) -> None:
-        known = sorted((*_SCRIPTS, *_COMPOUND_SCRIPTS))
-        if code not in known:
+        if not is_script(str(code)):
+            known = sorted((*_SCRIPTS, *_COMPOUND_SCRIPTS))
             hint = closest(str(code), known)
             raise ConfigError(f"{self.path}: {self.prefix}{key}: {code!r} is no script code of ISO 15924: {hint}")
 

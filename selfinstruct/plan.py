@@ -67,7 +67,7 @@ class Plan:
     @property
     def export(self) -> str:
         """Return the format that the records are meant for: the recipe's, or that of the input where it has none."""
-        if self.recipe.export or not self.config.input:
+        if self.recipe.export or self.recipe.read or not self.config.input:
             return self.recipe.export
         with formats.open_records(self.config.input) as reading:
             return reading.format.name
@@ -317,6 +317,11 @@ def _lanes(
                 f"there is no language pack for {pack.tag}: the English prompt names the language, and no word lists "
                 "apply"
             )
+        if pack.draft:
+            notices.append(
+                f"the language pack of {pack.tag} is a draft: no speaker has read it and its seeds yet. Once one has, "
+                f"take `draft: true` out of {resources.find('seeds', f'{pack.tag}/pack.yaml')}"
+            )
         if pack.shipped and "en" in pack.confusions and identification.version(pack) == "none":
             notices.append(
                 f"answers in English are not told from {pack.name}: the letters are the same. "
@@ -358,7 +363,7 @@ def _content(lane: Lane) -> dict[str, Any]:
     return {
         f"content.seeds{mark}": seeds.digest(brief.seeds),
         f"content.prompt{mark}": next(iter(wording.values())) if len(wording) == 1 else wording,
-        f"content.language_pack{mark}": _digest(asdict(brief.pack)),
+        f"content.language_pack{mark}": _digest(asdict(replace(brief.pack, draft=False))),
         f"identifier{mark}": identification.version(brief.pack),
     }
 

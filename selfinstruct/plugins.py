@@ -25,6 +25,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "bianque": "selfinstruct.recipes.bianque:RECIPE",
         "chatdoctor": "selfinstruct.recipes.chatdoctor:RECIPE",
         "guanaco": "selfinstruct.recipes.guanaco:RECIPE",
+        "language-pack": "selfinstruct.recipes.language_pack:RECIPE",
         "moss": "selfinstruct.recipes.moss:RECIPE",
         "oasst": "selfinstruct.recipes.oasst:RECIPE",
         "self-instruct": "selfinstruct.recipes.self_instruct:RECIPE",

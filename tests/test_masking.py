@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfinstruct.masking import Fault, Masked, marks, mask, number_fault, unmarked, unmask
@@ -73,6 +73,7 @@ protected = st.lists(st.sampled_from(SPANS), min_size=1, max_size=6).map(
 )
 
 
+@settings(deadline=None)
 @given(texts | st.text(), st.integers(1, 99))
 def test_every_text_comes_back(text: str, first: int) -> None:
     masked = mask(text, first)
@@ -90,6 +91,7 @@ def test_each_kind_is_masked_as_a_whole(span: str) -> None:
     assert [each.strip() for each in masked.spans] == [span.strip()]
 
 
+@settings(deadline=None)
 @given(protected, st.randoms(use_true_random=False))
 def test_marks_may_change_places_but_for_blocks_and_tags(text: str, rng: object) -> None:
     masked = mask(text)
@@ -118,6 +120,7 @@ DAMAGE = {
 }
 
 
+@settings(deadline=None)
 @given(protected, st.sampled_from(sorted(DAMAGE)), st.data())
 def test_damage_is_always_noticed(text: str, kind: str, data: st.DataObject) -> None:
     masked = mask(text)
@@ -218,12 +221,14 @@ def test_a_changed_number_is_noticed(source: str, translation: str, fault: Fault
     assert number_fault(source, translation) == fault
 
 
+@settings(deadline=None)
 @given(st.text() | texts, st.text() | texts)
 def test_numbers_of_any_texts_compare(source: str, translation: str) -> None:
     assert number_fault(source, source) is None
     number_fault(source, translation)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**7), min_size=1, max_size=5), st.integers(1, 9))
 def test_a_digit_more_is_always_noticed(numbers: list[int], digit: int) -> None:
     source = " and ".join(f"{number:,}" for number in numbers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tests.backends.endpoint import Reply, Seen, chat
 
@@ -77,3 +77,68 @@ def translator(language: str, *, delay: float = 0.0) -> Callable[[Seen], Reply]:
         return chat(f"<text>\n{reply}\n</text>", delay=delay)
 
     return answer
+
+
+WORDS = {
+    "name": "Swahili",
+    "native_name": "Kiswahili",
+    "labels.instruction": "Agizo | Maagizo",
+    "labels.input": "Ingizo",
+    "labels.output": "Jibu | Tokeo",
+    "labels.task": "Kazi",
+    "roles.user": "Mtumiaji | Binadamu",
+    "roles.assistant": "Msaidizi | AI",
+    "roles.doctor": "Daktari",
+    "roles.patient": "Mgonjwa",
+    "roles.system": "Mfumo",
+    "example": "Mfano",
+    "class_label": "Aina",
+    "yes": "Ndiyo",
+    "no": "Hapana",
+    "no_input": "hakuna ingizo | hakuna",
+    "no_output": "hakuna tokeo",
+    "blocked.words": "picha | video | faili",
+    "blocked.openings": "Andika programu",
+}
+LISTS = {
+    "declines to answer": "Samahani, siwezi | Pole, siwezi | Siwezi kusaidia",
+    "speaks of itself": "kama programu ya kompyuta | kama akili bandia | mimi ni programu tu",
+    "must then be there to read": "maandishi haya | aya ifuatayo | sentensi hii",
+    "another language or script": "tafsiri | Kiingereza | Kifaransa | msimbo",
+    "Requests begin": "Eleza kwa nini | Taja tano | Andika fupi | Linganisha | Pendekeza | Nini tofauti",
+}
+
+
+def drafter(
+    language: str = "sw", *, delay: float = 0.0, spoilt: Mapping[str, str] | None = None
+) -> Callable[[Seen], Reply]:
+    """Return a script that drafts a language pack; `spoilt` are replies to prompts with those words in them."""
+
+    def answer(seen: Seen) -> Reply:
+        messages = seen.json["messages"]
+        asked = messages[0]["content"]
+        if "is to learn" in asked:
+            reply = _words(asked, spoilt or {})
+        elif "<instruction>" in asked:
+            fields = re.findall(r"<(instruction|input)>\n(.*?)\n</\1>", asked, re.DOTALL)
+            reply = "\n".join(f"<{name}>\n{translated(text, language)}\n</{name}>" for name, text in fields)
+        elif "begin a conversation with" in asked:
+            reply = translated(asked.split("\n\n")[1], language)
+        else:
+            question, _, how = asked.rpartition("\n---\n")
+            words = _WORD.findall(question)
+            reply = words[0] if "spelled just as" in how else f"{translated(question[::-1], language)[:80]}."
+        return chat(reply, delay=delay)
+
+    return answer
+
+
+def _words(asked: str, spoilt: Mapping[str, str]) -> str:
+    for group, reply in spoilt.items():
+        if group in asked:
+            return reply
+    for told, phrases in LISTS.items():
+        if told in asked:
+            return "\n".join(f"{number}. {phrase}" for number, phrase in enumerate(phrases.split(" | "), 1))
+    keys = re.findall(r"^([\w.]+): ", asked, re.MULTILINE)
+    return "\n".join(f"**{key}**: {WORDS[key]}" for key in keys)

@@ -214,7 +214,8 @@ def _languages() -> list[dict[str, Any]]:
     for tag in resources.folders("seeds"):
         pack, path = load_pack(tag), resources.find("seeds", f"{tag}/tasks.jsonl")
         count = len(seeds.load_tasks(path)) if path else 0
-        rows.append({"tag": tag, "seeds": count, "name": pack.name, "native name": pack.native_name})
+        draft = "yes" if pack.draft else "-"
+        rows.append({"tag": tag, "seeds": count, "draft": draft, "name": pack.name, "native name": pack.native_name})
     return rows
 
 

@@ -105,8 +105,8 @@ class Progress:
         else:
             say(f"{self.accepted} of {target} records are safe in {folder}")
             say(f"go on:  selfinstruct resume {folder}")
-        form = self._session.store.view.meta("export")
-        say(f"export: selfinstruct export {folder} --format {form} -o {form}.json")
+        if form := self._session.store.view.meta("export"):
+            say(f"export: selfinstruct export {folder} --format {form} -o {form}.json")
 
     def _opening(self) -> str:
         config, start = self._session.plan.config, self._at_start

@@ -35,7 +35,7 @@ def _options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _
     return decorate
 
 
-_knobs = _options(
+knobs = _options(
     click.option("-n", "--target", type=int, metavar="N", help="Accepted records wanted."),
     click.option("--base-url", metavar="URL", help="OpenAI-compatible server."),
     click.option("--api-key-env", metavar="NAME", help="Environment variable with the key [default: OPENAI_API_KEY]."),
@@ -79,7 +79,7 @@ _KNOB_KEYS = {
 @click.option("--against", multiple=True, metavar="FILE", help="Reject what is near to this file; may be repeated.")
 @click.option("-c", "--config", type=click.Path(path_type=Path, dir_okay=False), help="YAML file with any setting.")
 @click.option("--seed", type=int, metavar="N", help="Seed of all randomness [default: 42].")
-@_knobs
+@knobs
 def run(
     recipe: str,
     output: Path | None,
@@ -94,26 +94,27 @@ def run(
     """Start a run, or go on with it if the folder holds one with the same config."""
     layers = [read(config)] if config else []
     options |= {"quota": quota and parse_shares(quota), "novelty.against": list(against) or None}
-    layers += [{"recipe": recipe}, *_layers(options), *(parse_override(text) for text in overrides)]
+    layers += [{"recipe": recipe}, *layers_of(options), *(parse_override(text) for text in overrides)]
     plan = plans.plan(layers)
     if output is None:
         time = datetime.datetime.now(datetime.UTC).astimezone().strftime("%Y%m%d-%H%M%S")
         output = Path("runs") / f"{Path(recipe).stem}-{plan.config.language}-{time}"
     with plans.open_run(output, plan) as store:
-        _work(plan, store, quiet=quiet, pilot=pilot)
+        work(plan, store, quiet=quiet, pilot=pilot)
 
 
 @click.command(epilog="Example: selfinstruct resume runs/zh -n 2000 --max-cost 10")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@_knobs
+@knobs
 def resume(folder: Path, overrides: tuple[str, ...], pilot: int | None, quiet: bool, **options: Any) -> None:
     """Go on with a run from where it stopped."""
-    plan = plans.resume_plan(folder, [*_layers(options), *(parse_override(text) for text in overrides)])
+    plan = plans.resume_plan(folder, [*layers_of(options), *(parse_override(text) for text in overrides)])
     with plans.open_run(folder, plan) as store:
-        _work(plan, store, quiet=quiet, pilot=pilot)
+        work(plan, store, quiet=quiet, pilot=pilot)
 
 
-def _layers(options: dict[str, Any]) -> list[dict[str, Any]]:
+def layers_of(options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the settings that options on the command line stand for."""
     layers = []
     for name, value in options.items():
         if value is not None:
@@ -124,7 +125,8 @@ def _layers(options: dict[str, Any]) -> list[dict[str, Any]]:
     return layers
 
 
-def _work(plan: plans.Plan, store: RunStore, *, quiet: bool, pilot: int | None) -> None:
+def work(plan: plans.Plan, store: RunStore, *, quiet: bool, pilot: int | None) -> None:
+    """Go on with a run until it is done or stops, and say how it goes."""
     for notice in plan.notices:
         say(f"note: {notice}")
     session = Session(plan, store, pilot=pilot)

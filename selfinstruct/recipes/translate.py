@@ -13,8 +13,9 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from selfinstruct import identification
 from selfinstruct.errors import ConfigError
@@ -73,17 +74,27 @@ class _Term:
     label: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Setting:
-    """What all draws of a run have in common. `labels` has the record that each label is first met in."""
+    """What all draws of a run have in common."""
 
     brief: Brief
+    items: Sequence[Record]
     source: LanguagePack
     glossary: tuple[_Term, ...]
-    labels: Mapping[str, Task]
     checks: tuple[Filter, ...]
     language: Mapping[str, str]
     regenerate: bool
+
+    @cached_property
+    def labels(self) -> Mapping[str, Task]:
+        """The task that each label is first met in."""
+        found: dict[str, Task] = {}
+        for task in self.items:
+            if isinstance(task, Task):
+                for label in labels_of(task):
+                    found.setdefault(label, task)
+        return found
 
 
 class _Spoilt(Exception):
@@ -128,7 +139,7 @@ def preview(brief: Brief) -> str:
     return _prompt(setting, "instruction", first if isinstance(first, str) else first.instruction)
 
 
-def _setting(brief: Brief, items: Iterable[Record]) -> _Setting:
+def _setting(brief: Brief, items: Sequence[Record]) -> _Setting:
     options = brief.options
     if options["outputs"] not in ("translate", "regenerate"):
         raise ConfigError(f"options.outputs: expected translate or regenerate, got {options['outputs']!r}")
@@ -137,27 +148,21 @@ def _setting(brief: Brief, items: Iterable[Record]) -> _Setting:
     for term, translation in options["glossary"].items():
         if not isinstance(translation, str) or not translation.strip() or not str(term).strip():
             raise ConfigError(f"options.glossary: expected words and their translations, got {term!r}: {translation!r}")
-    labels: dict[str, Task] = {}
-    for item in items:
-        if isinstance(item, Task):
-            for label in labels_of(item):
-                labels.setdefault(label, item)
     pack = brief.pack
     return _Setting(
         brief,
+        items,
         load_pack(options["source"]),
         tuple(_Term(str(term), translation) for term, translation in options["glossary"].items()),
-        labels,
         tuple(check for _, check in build_filters([(name, {}) for name in LANGUAGE_FILTERS], pack)),
-        language_of(pack),
+        {"tag": pack.tag, "name": pack.name if pack.shipped else unnamed(pack.tag)},
         options["outputs"] == "regenerate",
     )
 
 
-def language_of(pack: LanguagePack) -> dict[str, str]:
-    """Return a language as prompts call it: by its tag where nobody has described it yet."""
-    name = pack.name if pack.shipped else f"the language with the BCP 47 tag {pack.tag}"
-    return {"tag": pack.tag, "name": name}
+def unnamed(tag: str) -> str:
+    """Return what prompts call a language that nobody has described yet."""
+    return f'"{tag}" (a BCP 47 language tag)'
 
 
 def _prompt(
