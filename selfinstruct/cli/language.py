@@ -61,7 +61,7 @@ def check(tag: str | None, every: bool, as_json: bool) -> None:
 @language.command(epilog="Example: selfinstruct language new sw --from en -m openai/gpt-4o-mini --max-cost 5")
 @click.argument("tag")
 @click.option("--from", "source", default="en", show_default=True, metavar="TAG", help="Language to start from.")
-@click.option("--name", default="", metavar="TEXT", help="Its English name, such as Swahili [default: asked for].")
+@click.option("--name", "called", default="", metavar="TEXT", help="Its English name, such as Swahili [default: asked for].")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder [default: runs/language-TAG].")
 @click.option("-m", "--model", metavar="PROVIDER/MODEL", help="[default: llama.cpp/smollm2-135m, embedded]")
 @click.option("--unspoken", is_flag=True, help="Also with a model that does not speak it: noise, to try the command.")
@@ -72,7 +72,7 @@ def check(tag: str | None, every: bool, as_json: bool) -> None:
 def new(
     tag: str,
     source: str,
-    name: str,
+    called: str,
     output: Path | None,
     unspoken: bool,
     limit: int | None,
@@ -98,13 +98,13 @@ def new(
     _refuse_what_is_there(tag)
     settings: dict[str, Any] = {"recipe": "language-pack", "language": source}
     settings["input"] = f"{source}:{limit}" if limit else source
-    settings["options"] = {"language": tag, "name": name}
+    settings["options"] = {"language": tag, "name": called}
     planned = plan([settings, *layers_of(options), *(parse_override(text) for text in overrides)])
     noise = _is_unspoken(planned, tag, allowed=unspoken)
     with open_run(output or Path("runs") / f"language-{tag}", planned) as store:
         work(planned, store, quiet=quiet, pilot=pilot)
         records = (record for _, record in store.view.dataset())
-        draft = compose(tag, name, load_pack(source), records, planned.config.model, noise=noise)
+        draft = compose(tag, called, load_pack(source), records, planned.config.model, noise=noise)
         folder = resources.user_folder() / "seeds" / tag
         changed = _write(draft.files, folder, store)
         review = [*draft.review, *_rejected(planned, store.view)]
