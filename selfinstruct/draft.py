@@ -168,7 +168,7 @@ def _usable(words: Words, tag: str, scripts: tuple[str, ...], source: LanguagePa
     _tell_apart(found, (*GROUPS["labels"], "example", "class_label"))
     for key in ("no_input", "no_output"):
         if found[key] and not found[key][0].startswith("<"):
-            found[key] = (f"<{found[key][0]}>", *found[key])
+            found[key] = tuple(dict.fromkeys((f"<{found[key][0]}>", *found[key])))
     for key, good in found.items():
         if not good:
             found[key] = words_of(source, key)

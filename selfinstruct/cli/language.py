@@ -61,7 +61,7 @@ def check(tag: str | None, every: bool, as_json: bool) -> None:
 @language.command(epilog="Example: selfinstruct language new sw --from en -m openai/gpt-4o-mini --max-cost 5")
 @click.argument("tag")
 @click.option("--from", "source", default="en", show_default=True, metavar="TAG", help="Language to start from.")
-@click.option("--name", "called", default="", metavar="TEXT", help="Its English name, such as Swahili [default: asked for].")
+@click.option("--name", "called", default="", metavar="TEXT", help="Its English name [default: the model is asked].")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder [default: runs/language-TAG].")
 @click.option("-m", "--model", metavar="PROVIDER/MODEL", help="[default: llama.cpp/smollm2-135m, embedded]")
 @click.option("--unspoken", is_flag=True, help="Also with a model that does not speak it: noise, to try the command.")
