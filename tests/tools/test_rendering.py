@@ -81,14 +81,15 @@ def test_a_turn_goes_through_the_format(tmp_path: object) -> None:
         (
             Message("user", "What is 85% of 60?"),
             Message("assistant", "", "A product.", (ToolCall(call.tool.api, '{"expression": "60*0.85"}'),)),
-            Message("tool", render_results([(call, ToolResult("51"))])),
+            Message("tool", "51"),
             Message("assistant", "It is 51."),
         ),
         system="- Inner thoughts: enabled.\n",
     )
     (row,) = get("moss").encode(dialogue)
     assert row["chat"]["turn_1"]["Commands"] == f"<|Commands|>: {call.text}<eoc>\n"
-    assert row["chat"]["turn_1"]["Tool Responses"] == f"<|Results|>:\n{call.text} => '51'\n<eor>\n"
+    body = render_results([(call, ToolResult("51"))])
+    assert row["chat"]["turn_1"]["Tool Responses"] == f"<|Results|>:\n{body}\n<eor>\n"
 
 
 @real
