@@ -52,7 +52,7 @@ class Format:
     group_records: Callable[[Record], Hashable] | None = None
     """Adjacent records with one key are encoded together, as a list (threads of one tree)."""
     unique: str = ""
-    """The row key that must not repeat in a file."""
+    """The row key that must not repeat in a file; the rows of a group share it."""
     uniform: bool = False
     """All rows of a file have the same keys with the same types (one key family per file)."""
     list_rows: bool = False

@@ -15,7 +15,7 @@ from typing import Any
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats.format import Format, Row, fields, has, integer, items, kind, strings, text
-from selfinstruct.formats.shape import plain_prompt, prompt_dialogue, tiers
+from selfinstruct.formats.shape import plain_prompt, prompt_dialogue, said, tiers
 from selfinstruct.formats.sharegpt import content_id
 from selfinstruct.formats.turns import alternating
 from selfinstruct.values import Comparison, Dialogue, Message, Record, Response
@@ -261,7 +261,7 @@ def _nodes(record: Dialogue | Comparison) -> tuple[list[Node], list[Node]]:
             identity = response.id or _made_id(path[-1]["message_id"], response.content)
             rank = depth if response.rank is None else response.rank
             base = by_id.get(identity, {"message_id": identity, "parent_id": path[-1]["message_id"]})
-            replies.append(base | {"text": response.content, "role": "assistant", "rank": rank})
+            replies.append(base | {"text": said(response), "role": "assistant", "rank": rank})
     return path, replies
 
 
@@ -372,6 +372,7 @@ FORMATS = (
         ),
         example=_EXAMPLE,
         works="threads by parent, rank 0 best, null ranks skipped, both label encodings",
+        unique="message_tree_id",
         group_records=_tree_key,
     ),
     Format(
@@ -387,6 +388,7 @@ FORMATS = (
         example=_FLAT,
         works="one root a tree, every parent there, threads by parent, rank 0 best",
         group_rows=_group_messages,
+        unique="message_tree_id",
         group_records=_tree_key,
     ),
 )

@@ -181,8 +181,8 @@ def _compare_task(task: Task, back: Sequence[Record]) -> Loss:
         if not same:
             return Loss(corrupt="the instruction or an instance reads back differently")
     else:
-        wanted = [_turns(dialogue.messages) for dialogue in dialogues(task)]
-        if wanted != [_turns(other.messages) for other in back if isinstance(other, Dialogue)] or tasks:
+        wanted = [spoken(dialogue.messages) for dialogue in dialogues(task)]
+        if wanted != [spoken(other.messages) for other in back if isinstance(other, Dialogue)] or tasks:
             return Loss(corrupt="the instruction or an instance reads back differently")
         if any(instance.input for instance in task.instances):
             labels.append("the line between instruction and input")
@@ -198,7 +198,8 @@ def _compare_task(task: Task, back: Sequence[Record]) -> Loss:
     return Loss(labels=tuple(labels))
 
 
-def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
+def spoken(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    """Return who said what."""
     return [(message.role, message.content) for message in messages]
 
 
@@ -241,7 +242,7 @@ def _compare_dialogue(dialogue: Dialogue, back: Sequence[Record]) -> Loss:
     others = [other for other in map(_as_dialogue, back) if other is not None]
     if len(others) != len(back) or not others:
         return Loss(corrupt="the dialogue reads back as something else")
-    other = next((other for other in others if _turns(other.messages) == _turns(dialogue.messages)), None)
+    other = next((other for other in others if spoken(other.messages) == spoken(dialogue.messages)), None)
     if other is None:
         return Loss(corrupt="the turns read back differently (a marker of the format inside a message?)")
     content: list[str] = []
@@ -304,7 +305,7 @@ def _compare_comparison(comparison: Comparison, back: Sequence[Record]) -> Loss:
         seen += other.responses
     for thread in back:
         if isinstance(thread, Dialogue):
-            if _turns(thread.messages[:-1]) != _turns(asked.messages):
+            if spoken(thread.messages[:-1]) != spoken(asked.messages):
                 return Loss(corrupt="the prompt reads back differently")
             seen.append(Response(thread.messages[-1].content))
         elif isinstance(thread, Task):

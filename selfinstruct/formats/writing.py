@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats import registry, shape
-from selfinstruct.formats.format import Format, Layout, Row, kind
+from selfinstruct.formats.format import Format, Row, kind
 from selfinstruct.formats.outputs import RowWriter, created, layout_of, row_writer, save
-from selfinstruct.values import Comparison, Record
+from selfinstruct.values import Comparison, Dialogue, Record
 
 EVAL_EVERY = 20
 """In a train/eval folder every 20th record, the first included, is for evaluation."""
@@ -90,8 +90,8 @@ def write(
         # Here it may only object; what is written is made at the end.
         chosen.beside(path)
     with contextlib.ExitStack() as stack:
-        outputs, layout = _outputs(stack, chosen, path, target)
-        writer = _Writer(chosen, layout, outputs, report, lossy, on_refused)
+        outputs = _outputs(stack, chosen, path, target)
+        writer = _Writer(chosen, outputs, report, lossy, on_refused)
         numbered = enumerate(records)
         if chosen.group_records is None:
             for index, record in numbered:
@@ -109,26 +109,23 @@ def write(
     return report
 
 
-def _outputs(
-    stack: contextlib.ExitStack, format: Format, path: Path | None, stream: Target
-) -> tuple[list[RowWriter], Layout]:
+def _outputs(stack: contextlib.ExitStack, format: Format, path: Path | None, stream: Target) -> list[RowWriter]:
     if path is None:
         if format.directory:
             raise InputError(f"{format.name} is a folder of two files: name one")
         out = sys.stdout.buffer if isinstance(stream, str | os.PathLike) else stream
-        return [row_writer(stack, out, format, format.layout)], format.layout
+        return [row_writer(stack, out, format, format.layout)]
     if not format.directory and path.is_dir():
         raise InputError(f"{path} is a folder: name a file in it")
     layout = layout_of(format, path)
     paths = [path / "train.json", path / "eval.json"] if format.directory else [path]
-    return [row_writer(stack, stack.enter_context(created(each)), format, layout) for each in paths], layout
+    return [row_writer(stack, stack.enter_context(created(each)), format, layout) for each in paths]
 
 
 class _Writer:
     def __init__(
         self,
         format: Format,
-        layout: Layout,
         outputs: list[RowWriter],
         report: Report,
         lossy: bool,
@@ -139,7 +136,6 @@ class _Writer:
         self._report = report
         self._lossy = lossy
         self._on_refused = on_refused
-        self._check_text = layout in {"csv", "parquet"} or format.ascii
         self._seen: set[int] = set()
         self._signature: dict[str, str] = {}
         self.counts = [0] * len(outputs)
@@ -171,9 +167,13 @@ class _Writer:
                 raise InputError(loss.corrupt)
             if loss.content and not self._lossy:
                 raise InputError(f"{format.name} can't hold {', '.join(loss.content)}")
-        self._check(rows, group[0][0], bool(group[0][1].id))
+        signature = self._same_family(rows) if format.uniform else {}
+        ids, again = self._numbered(rows, group[0][0]) if format.unique else (set(), 0)
         output = self._report.written % EVAL_EVERY == 0 if format.directory else 0
         try:
+            if format.ascii:
+                # Half of a surrogate pair can be escaped, but is no text.
+                json.dumps(rows, ensure_ascii=False).encode()
             self._outputs[int(output)].add(rows)
         except UnicodeEncodeError:
             raise InputError("holds half of a surrogate pair, which is not Unicode text") from None
@@ -181,39 +181,41 @@ class _Writer:
             raise InputError(f"can't be written as JSON: {error}") from None
         except RecursionError:
             raise InputError("is nested too deep to be written") from None
+        self._signature = signature
+        self._seen |= ids
         self.counts[int(output)] += 1
         self._report.rows += len(rows)
+        self._report.renumbered += again if group[0][1].id else 0
         return losses
 
-    def _check(self, rows: list[Row], index: int, named: bool) -> None:
-        if self._check_text:
-            try:
-                json.dumps(rows, ensure_ascii=False, allow_nan=False).encode()
-            except UnicodeEncodeError:
-                raise InputError("holds half of a surrogate pair, which is not Unicode text") from None
-            except ValueError as error:
-                raise InputError(f"can't be written: {error}") from None
-        if self._format.uniform:
-            for row in rows:
-                self._same_family(row)
-        if key := self._format.unique:
-            for row in rows:
-                # A hash instead of the id, so that ten million rows fit.
-                identity = row[key]
-                if hash(identity) in self._seen:
-                    # Its position tells it apart; a record is worth more than its id.
-                    row[key] = f"{identity}-{index + 1}"
-                    self._report.renumbered += named
-                self._seen.add(hash(row[key]))
+    def _same_family(self, rows: list[Row]) -> dict[str, str]:
+        """Return the keys and types of the rows, which are those of all rows before."""
+        first = self._signature
+        for row in rows:
+            signature = {key: kind(value) for key, value in row.items()}
+            first = first or signature
+            if signature != first:
+                file = ", ".join(f"{key} {type}" for key, type in first.items())
+                here = ", ".join(f"{key} {type}" for key, type in signature.items())
+                raise InputError(f"a file has one key family: its first row has ({file}), this one ({here})")
+        return first
 
-    def _same_family(self, row: Row) -> None:
-        signature = {key: kind(value) for key, value in row.items()}
-        if not self._signature:
-            self._signature = signature
-        if signature != self._signature:
-            file = ", ".join(f"{key} {type}" for key, type in self._signature.items())
-            here = ", ".join(f"{key} {type}" for key, type in signature.items())
-            raise InputError(f"a file has one key family: its first row has ({file}), this one ({here})")
+    def _numbered(self, rows: list[Row], index: int) -> tuple[set[int], int]:
+        """Put the record's number behind ids that were there before; return the ids' hashes, and how many got one."""
+        key = self._format.unique
+        # A record is worth more than its id. Hashes instead of the ids, so that ten million fit.
+        found: set[int] = set()
+        again = 0
+        # The rows of a group share the id of their tree; others have one each.
+        for part in [rows] if self._format.group_records else [[row] for row in rows]:
+            identity = part[0][key]
+            if hash(identity) in self._seen or hash(identity) in found:
+                identity = f"{identity}-{index + 1}"
+                again += 1
+            for row in part:
+                row[key] = identity
+            found.add(hash(identity))
+        return found, again
 
     def _refuse(self, refusal: Refusal) -> None:
         if refusal.written:
@@ -230,9 +232,19 @@ class _Writer:
 
 
 def own_records(record: Record, back: list[Record]) -> list[Record]:
-    """Return those of a group's records that are, or may be, this one: by id, or by what is asked."""
-    alike = [other for other in back if type(other) is type(record)]
+    """Return those of a group's records that are, or may be, this one: the same turns, and the id where one has it."""
     if isinstance(record, Comparison):
-        asked = shape.prompt_dialogue(record.prompt).messages
-        alike = [other for other in alike if shape.prompt_dialogue(cast(Comparison, other).prompt).messages == asked]
+        asked = _turns(record)
+        alike: list[Record] = [r for r in back if isinstance(r, Comparison) and _turns(r) == asked]
+        # A single response has no rank among others: it comes back as a thread.
+        alike = alike or [r for r in back if isinstance(r, Dialogue) and _turns(r)[:-1] == asked]
+    else:
+        parts = [_turns(part) for part in shape.split(record, {Dialogue})]
+        alike = [r for r in back if isinstance(r, Dialogue) and _turns(r) in parts]
     return [other for other in alike if other.id == record.id] or alike
+
+
+def _turns(record: Record) -> list[tuple[str, str]]:
+    if isinstance(record, Comparison):
+        return shape.spoken(shape.prompt_dialogue(record.prompt).messages)
+    return shape.spoken(record.messages) if isinstance(record, Dialogue) else []
