@@ -126,7 +126,8 @@ class Index:
         for self.size, (title, text) in enumerate(entries, 1):
             self._database.execute("INSERT INTO passages VALUES (?, ?, ?)", (self.size, title, text))
             # Letters stand apart, so that the terms of a phrase are neighbours in the text.
-            row = (self.size, *(" ".join(each) for each in (terms(title), terms(text), letters(f"{title} {text}"))))
+            alone = itertools.chain(letters(title), letters(text))
+            row = (self.size, *(" ".join(each) for each in (terms(title), terms(text), alone)))
             self._database.execute("INSERT INTO terms (rowid, title, text, letters) VALUES (?, ?, ?, ?)", row)
         self._database.execute("COMMIT")
 
