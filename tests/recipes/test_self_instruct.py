@@ -325,6 +325,7 @@ def _first_label(tag: str, labelled: bool) -> str:
 )
 @example("Example 1\nInput:\n```", "en", False, True)
 @example("Class label:", "en", True, True)
+@settings(deadline=None)
 def test_nothing_a_model_writes_raises(text: str, tag: str, one: bool, other: bool) -> None:
     pack = load_pack(tag)
     for candidate in read_list(text, pack, first=9 if one else None, truncated=other):
@@ -909,6 +910,7 @@ def test_from_the_command_line_killed_and_resumed(tmp_path: Path) -> None:
 
 @pytest.mark.model
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_on_the_embedded_model_through_raw_prompts(tmp_path: Path) -> None:
     done = selfinstruct("run", "self-instruct", "-n", "1", "-o", tmp_path / "r", env=dict(os.environ))
     assert done.returncode == 0, done.stderr
