@@ -153,7 +153,9 @@ def _outputs(record: Record) -> list[str]:
 # --- texts
 
 _TAG = re.compile(r"</?(?:p|div|span|pre|code|br|ol|ul|li|table|t[rdh]|h[1-6]|strong|em|a|blockquote)\b[^>]*>", re.I)
-_COPY_CODE = re.compile(r"^(?:\w+)?Copy code`?\s*$", re.MULTILINE)
+_CODE = re.compile(r"<pre\b.*?</pre>", re.DOTALL | re.IGNORECASE)
+_BOX = re.compile(r"</?(?:div|span|button)\b[^>]*>", re.IGNORECASE)
+_COPY_CODE = re.compile(r"```\n([\w+#.-]*?)Copy code`?\n?")
 _PAGE = re.compile(r"^\d+ / \d+$", re.MULTILINE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
 
@@ -168,8 +170,11 @@ def _html_to_markdown(_: str) -> Apply:
         # Texts without a tag are left alone: a "<" in them is a less-than sign.
         if not _TAG.search(text):
             return text
-        markdown: str = markdownify(text, heading_style="ATX", bullets="-")
-        markdown = _PAGE.sub("", _COPY_CODE.sub("", markdown))
+        # Boxes inside a code block would cost it its indentation; a model writes Markdown without escapes.
+        text = _CODE.sub(lambda code: _BOX.sub("", code[0]), text)
+        escapes = {"escape_asterisks": False, "escape_underscores": False, "escape_misc": False}
+        markdown: str = markdownify(text, heading_style="ATX", bullets="-", **escapes)
+        markdown = _PAGE.sub("", _COPY_CODE.sub(r"```\1\n", markdown))
         return re.sub(r"\n{3,}", "\n\n", markdown).strip()
 
     return lambda record: [map_texts(record, change)]
