@@ -45,8 +45,8 @@ _VARIABLES = {
     "stepwise": {"stepwise": _WHO | {"history", "user", "assistant"}},
 }
 
-LINE = Sampling(max_tokens=64, temperature=0.8, top_p=0.95, min_p=0.05, top_k=0, stop=("\n",), logprobs=True)
-"""The person's next line in a transcript that a small model goes on with, decoded as Alpaca's stepwise instructions."""
+LINE = Sampling(max_tokens=64, temperature=0.6, top_p=0.95, min_p=0.05, top_k=0, stop=("\n",), logprobs=True)
+"""The person's next line in a transcript that a small model goes on with; the topic brings variety enough."""
 
 
 def stages(brief: Brief) -> tuple[Stage, ...]:
