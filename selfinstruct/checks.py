@@ -201,16 +201,17 @@ def _language(record: Record, pair: Pair, pack: LanguagePack, limits: Thresholds
 
 _TERM = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?"
 _SUM = re.compile(
-    rf"(?<![\w.^√)(/*×÷+\-−=%$])(?<![-−+*/×÷=^()%][ \t])(?<!mod )"
+    rf"(?<![\w.,^√)(/*×÷+\-−=%$])(?<![-−+*/×÷=^()%][ \t])(?<!mod )"
     rf"(?P<left>(?:{_TERM})(?:[ \t]*[-+*/×÷][ \t]*(?:{_TERM}))+)[ \t]*=[ \t]*"
-    rf"(?P<right>-?(?:{_TERM}))(?![\d.]*\s*[-+*/×÷^%(]|[\d]|[a-zA-Z√]|\s*(?:remainder|余|R\s*\d|…|\.\.\.|mod))"
+    rf"(?P<right>-?(?:{_TERM}))(?![\d.]*\s*[-+*/×÷^%(]|[\d]|,\d|[a-zA-Z√]|\s*(?:remainder|余|R\s*\d|…|\.\.\.|mod))"
 )
 
 
 def wrong_sums(text: str) -> list[str]:
     """Return the sums in a text that do not come out, such as "2 + 2 = 5".
 
-    Plain numbers with + - * / only, worked out exactly; a result may be rounded to the places it shows.
+    Plain numbers with + - * / only, worked out exactly; a result may be rounded to the places it shows. Sums with
+    decimal commas (3,5 + 1 = 4,5) are passed over.
     """
     wrong = []
     for found in _SUM.finditer(text):
