@@ -196,6 +196,7 @@ async def run(job: Job, backend: Any = None, on_commit: Callable[[int], None] | 
                 "target": job.requests * job.tasks,
                 "tasks_per_request": job.tasks,
                 "concurrency": job.in_flight,
+                "filters": {"language": False},  # what the mock says is in no language
                 "backend": {"base_url": job.url or None, "api_key_env": NO_KEY},
             },
             settings,
