@@ -680,7 +680,9 @@ def test_ctrl_c_while_fetching_takes_the_client_along(bench: Bench) -> None:
 
 
 AS_NOBODY = """
-import os, filelock, filelock._unix, platformdirs, hashlib, tempfile
+import os, filelock, platformdirs, hashlib, tempfile
+with tempfile.TemporaryDirectory() as place, filelock.FileLock(os.path.join(place, "lock")):
+    pass  # what it imports at first use can't be read afterwards
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)
