@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import re
+import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from selfinstruct.errors import ConfigError
 from selfinstruct.languages import LanguagePack, is_unspaced, own_scripts, script, tokens
 
 _BLOCK = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)", re.DOTALL)
@@ -158,7 +160,13 @@ def _model() -> Any:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError:
         return None
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    try:
+        return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{tempfile.gettempdir()}: py3langid can't unpack its model there: {error.strerror or error}; make room "
+            "for some 50 MB, or name another folder in TMPDIR"
+        ) from error
 
 
 def _is_prose(line: str) -> bool:
