@@ -88,6 +88,7 @@ class _Scene:
 
     brief: Brief
     meta: str
+    told: str
     limits: Limits
     question: Sampling
     think: Sampling
@@ -98,7 +99,8 @@ def stages(brief: Brief) -> tuple[Stage, ...]:
     """Lay out the one stage: a dialogue for each topic, or for each first message of an input."""
     question, think, answer = fitted(brief, QUESTION, 0.1), fitted(brief, THINK, 0.15), fitted(brief, ANSWER, 0.2)
     meta = _meta(brief)
-    scene = _Scene(brief, meta, limits_of(brief, answer, _told(brief, meta)), question, think, answer)
+    told = _told(brief, meta)
+    scene = _Scene(brief, meta, told, limits_of(brief, answer, told), question, think, answer)
 
     async def draw(draw: Draw) -> list[Candidate]:
         return [await _dialogue(scene, draw)]
@@ -184,7 +186,7 @@ async def _in_text(scene: _Scene, draw: Draw, number: int, history: Sequence[Mes
     """Ask for thoughts and commands, run these, then ask for the reply, all in MOSS's grammar."""
     brief = scene.brief
     past = [message for turn in recent(history, scene.limits.history_tokens) for message in in_grammar(turn)]
-    shown = (Message("system", _told(brief, scene.meta)), *past, Message("user", f"<|Human|>: {asked}<eoh>"))
+    shown = (Message("system", scene.told), *past, Message("user", f"<|Human|>: {asked}<eoh>"))
     first = await draw.complete(_ask(brief, scene.think, shown, "<|Inner Thoughts|>:"))
     read = read_commands(first)
     if isinstance(read, Rejection):
@@ -198,12 +200,12 @@ async def _in_text(scene: _Scene, draw: Draw, number: int, history: Sequence[Mes
     if failed is not None:
         return _Turn(rejection=failed, said=first.text)
     written = f"<|Inner Thoughts|>: {thoughts or 'None'}<eot>\n<|Commands|>: {commands}<eoc>"
-    told = brief.prompts["answer"].render(
+    wanted = brief.prompts["answer"].render(
         results=render_results(results) if results else "",
         cites=any(call.tool.style == "items" for call, _ in results),
         language=_language(brief),
     )
-    shown = (*shown, Message("assistant", written), Message("user", told.strip()))
+    shown = (*shown, Message("assistant", written), Message("user", wanted.strip()))
     second = await draw.complete(_ask(brief, scene.answer, shown, "<|MOSS|>:"))
     return _checked(number, history, asked, thoughts, results, second, f"{first.text}\n{second.text}")
 
@@ -212,7 +214,7 @@ async def _native(scene: _Scene, draw: Draw, number: int, history: Sequence[Mess
     """Offer the tools to the endpoint, run what the model calls, and let it answer."""
     brief = scene.brief
     past = [message for turn in recent(history, scene.limits.history_tokens) for message in turn]
-    shown = (Message("system", _told(brief, scene.meta)), *past, Message("user", asked))
+    shown = (Message("system", scene.told), *past, Message("user", asked))
     sampling = replace(scene.answer, stop=())
     tools = json.dumps([schema(tool, tool.name) for tool in brief.tools], ensure_ascii=False)
     first = last = await draw.complete(Request(sampling, messages=shown, tools=tools))
