@@ -139,7 +139,7 @@ def unstated(answer: str, result: ToolResult) -> tuple[str, ...]:
             stated = (
                 any(_says(each, value) for each in numbers)
                 or any(reading.value == value.value for reading in numerals)
-                or any(_near(complex(float(value.value)), each) for each in expressions)
+                or any(_near(point, each) for point in _points(value) for each in expressions)
             )
         if not stated:
             missing.append(shown)
@@ -153,6 +153,7 @@ def unsupported(answer: str, sources: Iterable[str], results: Iterable[ToolResul
     """
     texts = [*sources]
     known: list[_Reading] = []
+    written: set[str] = set()
     for result in results:
         texts += [result.text, *result.items, *result.values]
         for shown in result.values:
@@ -162,7 +163,9 @@ def unsupported(answer: str, sources: Iterable[str], results: Iterable[ToolResul
             elif value is not None:
                 known.append(value)
     for text in map(_plain, texts):
-        for number in _numbers(text):
+        # With and without the marks of lists: what stands in a source is no news in an answer, however it is read.
+        for number in (*_numbers(text), *_numbers(_LIST_MARK.sub(" ", text))):
+            written.add(number.text)
             known += number.readings
             known += [reading for part in number.parts for reading in part]
         known += _numerals(text)
@@ -172,7 +175,7 @@ def unsupported(answer: str, sources: Iterable[str], results: Iterable[ToolResul
     for number in _numbers(_LIST_MARK.sub(" ", _plain(answer))):
         whole = any(map(supports.has, number.readings))
         parts = bool(number.parts) and all(any(map(supports.has, part)) for part in number.parts)
-        if not whole and not parts:
+        if not whole and not parts and number.text not in written:
             found.append(number.text)
     return tuple(dict.fromkeys(found))
 
@@ -221,6 +224,16 @@ class _Supports:
 
 def _near(value: complex, other: complex) -> bool:
     return cmath.isclose(value, other, rel_tol=1e-9, abs_tol=1e-12)
+
+
+def _points(value: _Reading | complex) -> tuple[complex, ...]:
+    """Return a value as a complex number; nothing for one too large to be compared so."""
+    if isinstance(value, complex):
+        return (value,)
+    try:
+        return (complex(float(value.value)),)
+    except OverflowError:
+        return ()
 
 
 def _size(reading: _Reading) -> _Reading:
@@ -380,7 +393,7 @@ def _expressions(text: str) -> Iterator[complex]:
         for sign in ("+", "-") if "±" in span else ("",):
             value = _evaluated(_balanced(span.replace("±", sign)))
             if value is not None:
-                yield value if isinstance(value, complex) else complex(float(value.value))
+                yield from _points(value)
 
 
 def _balanced(span: str) -> str:

@@ -7,7 +7,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from fractions import Fraction
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from selfinstruct.tools import Call, ToolResult, check_answer, failure, parse_commands, unstated, unsupported
@@ -225,6 +225,8 @@ def test_a_rounded_result_and_the_snippets_support() -> None:
 
 @settings(max_examples=800, deadline=None)
 @given(st.text(max_size=80), st.text("0123456789.,%/^√π±-+=()万亿二十 \\{}fracsqrt×10", max_size=60))
+@example("", "0..1")  # a list's mark, then a number
+@example("1×10^999", "")  # a number that is not computed
 def test_whatever_the_texts_are_there_is_an_answer(first: str, second: str) -> None:
     for answer, other in ((first, second), (second, first)):
         unstated(answer, ToolResult(other, values=(other, "1/3")))
