@@ -11,7 +11,7 @@ import pytest
 
 from selfinstruct import formats
 from selfinstruct.errors import ConfigError
-from selfinstruct.filters import questions
+from selfinstruct.filters.dialogues import questions
 from selfinstruct.languages import load_pack
 from selfinstruct.plan import plan
 from selfinstruct.store import RunView

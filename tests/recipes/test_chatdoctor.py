@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from selfinstruct import seeds
 from selfinstruct.errors import ConfigError, InputError
-from selfinstruct.filters import advises_first, questions, ungrounded
+from selfinstruct.filters.dialogues import advises_first, questions, ungrounded
 from selfinstruct.languages import load_pack
 from selfinstruct.plan import plan
 from selfinstruct.recipes.chatdoctor import facts_of, read_knowledge, read_names
