@@ -54,11 +54,13 @@ class Judge:
         nearest = None
         for kind, pool in self._pools.items():
             text = TEXTS[kind](record)
-            found = pool.too_near(text)
+            if kind == "subject":
+                nearest, near = pool.weigh(text)
+                found = nearest if near else None
+            else:
+                found = pool.too_near(text)
             if found is not None and rejection is None:
                 rejection = _too_near("novelty" if kind == "subject" else f"novelty_{kind}", found)
-            if kind == "subject":
-                nearest = found or pool.nearest(text)
         if rejection is None:
             candidate = replace(candidate, record=_capitalised(record))
             for kind, pool in self._pools.items():

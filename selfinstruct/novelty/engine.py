@@ -41,6 +41,9 @@ class Engine(Protocol):
     def above(self, query: list[int], threshold: Threshold, limit: int) -> list[Hit]:
         """Return every entry that is too near."""
 
+    def too_near(self, query: list[int], threshold: Threshold, limit: int) -> Hit | None:
+        """Return the best of the entries that are too near."""
+
     def nearest(self, query: list[int], limit: int) -> Hit | None:
         """Return the best entry, whatever its score."""
 
@@ -70,12 +73,13 @@ def best_first(hits: Iterable[Hit]) -> list[Hit]:
     return sorted(hits, key=lambda hit: (-hit[1], hit[0]))
 
 
-def mean_score(totals: Iterable[tuple[int, int]], m: int, count: int) -> float:
-    """Return the mean score from (n, sum of L over the entries of length n).
+def mean_score(totals: npt.NDArray[np.int64], m: int, count: int) -> float:
+    """Return the mean score from the sum of L over the entries of length n, by n.
 
     The sums are integers and `fsum` rounds once, so every engine returns the same bits.
     """
-    return math.fsum(2 * int(total) / (m + int(n)) for n, total in totals if total) / count
+    lengths = np.flatnonzero(totals)
+    return math.fsum((2 * totals[lengths] / (m + lengths)).tolist()) / count
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +115,19 @@ def plan(threshold: Threshold, m: int) -> Plan:
 
 
 @functools.lru_cache(maxsize=128)
-def _cells_by_score(m: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    """Return the readable cells ordered by falling score, and those scores."""
-    cells = np.arange((SHORT + 1) * (SHORT + 1))
-    scores = 2.0 * (cells % (SHORT + 1)) / (m + cells // (SHORT + 1))
-    order = np.argsort(-scores, kind="stable")
-    return order, scores[order]
+def cells_by_score(m: int) -> npt.NDArray[np.int64]:
+    """Return the readable cells ordered by falling score."""
+    return np.argsort(-_scores(np.arange((SHORT + 1) * (SHORT + 1)), m), kind="stable")
+
+
+def _scores(cells: npt.NDArray[np.int64], m: int) -> npt.NDArray[np.float64]:
+    return 2.0 * (cells % (SHORT + 1)) / (m + cells // (SHORT + 1))
 
 
 def best_cells(histogram: npt.NDArray[np.int64], m: int, k: int) -> list[tuple[int, float]]:
     """Return the (cell, score) pairs that hold the k best short entries and all their ties."""
-    order, scores = _cells_by_score(m)
+    order = cells_by_score(m)
+    scores = _scores(order, m)
     counts = histogram[order]
     reached = int(np.searchsorted(np.cumsum(counts), k))
     last = scores[min(reached, len(scores) - 1)]
@@ -129,24 +135,19 @@ def best_cells(histogram: npt.NDArray[np.int64], m: int, k: int) -> list[tuple[i
     return [(int(order[i]), float(scores[i])) for i in chosen]
 
 
-def totals_of(histogram: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Return (n, sum of L) of the short entries from a histogram."""
-    rows = histogram.reshape(SHORT + 2, SHORT + 1)[: SHORT + 1]
-    return list(enumerate((rows @ np.arange(SHORT + 1)).tolist()))
+def totals_of(histogram: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the sum of L of the short entries by n from a histogram."""
+    return histogram.reshape(SHORT + 2, SHORT + 1)[: SHORT + 1] @ np.arange(SHORT + 1)
 
 
 def best_long(
     lcs: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], slots: npt.NDArray[np.int64], m: int, k: int
-) -> tuple[list[Hit], list[tuple[int, int]]]:
-    """Return the k best of the long entries and (n, sum of L) over all of them."""
+) -> tuple[list[Hit], npt.NDArray[np.int64]]:
+    """Return the k best of the long entries and the sum of L over all of them, by n."""
     scores = 2 * lcs / (m + lengths)
     best = np.argsort(-scores, kind="stable")[:k]
     totals = np.bincount(lengths, weights=lcs)  # sums of integers far below 2**53: exact
-    present = np.flatnonzero(totals)
-    return (
-        list(zip(slots[best].tolist(), scores[best].tolist(), strict=True)),
-        list(zip(present.tolist(), totals[present].astype(np.int64).tolist(), strict=True)),
-    )
+    return list(zip(slots[best].tolist(), scores[best].tolist(), strict=True)), totals.astype(np.int64)
 
 
 def nearest_long(

@@ -235,8 +235,8 @@ class _ShortPool:
                 hits.append((slot, score(lcs, m, n)))
         return hits
 
-    def top(self, query: list[int], k: int, limit: int) -> tuple[list[Hit], list[tuple[int, int]]]:
-        """Return the k best entries and (n, sum of L) over all of them."""
+    def top(self, query: list[int], k: int, limit: int) -> tuple[list[Hit], _I64]:
+        """Return the k best entries and the sum of L over all of them, by n."""
         cells = np.multiply(self._lengths.view()[:limit], SHORT + 1, dtype=np.uint16)
         cells += self._every_lcs(query, limit)
         histogram = np.bincount(cells, minlength=CELLS)
@@ -344,8 +344,8 @@ class _LongPool:
         lengths, slots = self._lengths.view()[:limit], self.slots.view()[:limit]
         return nearest_long(self._overlaps(query, limit), lengths, slots, len(query), floor, measure)
 
-    def top(self, query: list[int], k: int, limit: int) -> tuple[list[Hit], list[tuple[int, int]]]:
-        """Return the k best entries and (n, sum of L) over all of them."""
+    def top(self, query: list[int], k: int, limit: int) -> tuple[list[Hit], _I64]:
+        """Return the k best entries and the sum of L over all of them, by n."""
         lcs = cdist([_sequence(query)], self._sequences[:limit], scorer=LCSseq.similarity, dtype=np.int64)[0]
         return best_long(lcs, self._lengths.view()[:limit], self.slots.view()[:limit], len(query), k)
 
@@ -393,6 +393,10 @@ class NumpyEngine:
         hits += self._long.above(query, threshold, self._long_limit(limit))
         return best_first(hits) if len(hits) > 1 else hits
 
+    def too_near(self, query: list[int], threshold: Threshold, limit: int) -> Hit | None:
+        """Return the best of the entries that are too near."""
+        return next(iter(self.above(query, threshold, limit)), None)
+
     def nearest(self, query: list[int], limit: int) -> Hit | None:
         """Return the best entry, whatever its score."""
         hits, _ = self._short.top(query, 1, limit)
@@ -404,7 +408,8 @@ class NumpyEngine:
         long_limit = self._long_limit(limit)
         if long_limit:
             more, long_totals = self._long.top(query, k, long_limit)
-            hits, totals = best_first(hits + more)[:k], totals + long_totals
+            hits = best_first(hits + more)[:k]
+            totals = np.concatenate([totals, long_totals[len(totals) :]])
         return hits, mean_score(totals, len(query), limit)
 
     def has(self, token: int) -> bool:

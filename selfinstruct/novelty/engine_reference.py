@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from selfinstruct.novelty.engine import Hit, Threshold, best_first, mean_score, required, score
 
 
@@ -42,6 +44,10 @@ class ReferenceEngine:
         ]
         return best_first(found)
 
+    def too_near(self, query: list[int], threshold: Threshold, limit: int) -> Hit | None:
+        """Return the best of the entries that are too near."""
+        return next(iter(self.above(query, threshold, limit)), None)
+
     def nearest(self, query: list[int], limit: int) -> Hit | None:
         """Return the best entry, whatever its score."""
         hits, _ = self.top(query, 1, limit)
@@ -52,10 +58,10 @@ class ReferenceEngine:
         m = len(query)
         scored = self._all(query, limit)
         hits = best_first((slot, score(lcs, m, n)) for slot, lcs, n in scored)[:k]
-        totals: dict[int, int] = {}
+        totals = np.zeros(1 + max(n for _, _, n in scored), np.int64)
         for _, lcs, n in scored:
-            totals[n] = totals.get(n, 0) + lcs
-        return hits, mean_score(totals.items(), m, len(scored))
+            totals[n] += lcs
+        return hits, mean_score(totals, m, len(scored))
 
     def has(self, token: int) -> bool:
         """Tell whether any entry has the token."""

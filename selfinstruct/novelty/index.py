@@ -53,6 +53,7 @@ class NoveltyIndex:
     ) -> None:
         self.tokenizer: Tokenizer = _tokenizer(tokenizer)
         self.threshold = _threshold(threshold)
+        self._bar = self.threshold[0] / self.threshold[1]
         self.engine, self._engine = _engine(engine)
         if against is not None and against.tokenizer.version != self.tokenizer.version:
             raise ConfigError(
@@ -74,7 +75,9 @@ class NoveltyIndex:
 
     def add(self, id: str, text: str) -> None:
         """Append an entry, however near it is to others."""
-        self.add_many([(id, text)])
+        with self._lock:
+            self._engine.add_many([self._entry(self.tokenizer.split(text))])
+            self._ids.append(id)
 
     def add_many(self, items: Iterable[tuple[str, str]]) -> None:
         """Append (id, text) entries; in bulk far faster than one by one."""
@@ -89,26 +92,31 @@ class NoveltyIndex:
         `as_of` looks only at the first so many entries of this pool (and all of `against`).
         """
         with self._lock:
-            near = self.too_near(text, as_of=as_of)
             query, limit = self._query(text), self._limit(as_of)
-            if near or not query:
-                return near
-            hit = self._engine.nearest(query, limit) if limit else None
-            own = [self._neighbour(hit)] if hit else []
-            outside = self._against.nearest(text) if self._against is not None else None
-            return _best([outside] if outside else [], own)
+            hit = self._engine.nearest(query, limit) if query and limit else None
+            own = self._neighbour(hit) if hit else None
+            if self._against is None:
+                return own
+            return _best(self._against.nearest(text), own)
+
+    def weigh(self, text: str) -> tuple[Neighbour | None, bool]:
+        """Return the nearest entry and whether it is too near: `nearest` and `too_near` for the price of one."""
+        with self._lock:
+            nearest = self.nearest(text)
+            if nearest is None or nearest.score != self._bar:
+                return nearest, nearest is not None and nearest.score > self._bar
+            # Rounded, the score equals the threshold: only whole numbers can tell.
+            return nearest, self.too_near(text) is not None
 
     def too_near(self, text: str, *, as_of: int | None = None) -> Neighbour | None:
         """Return the nearest entry if it is above the threshold, else None: the cheap decision."""
         with self._lock:
-            own = self._above(text, self.threshold, as_of)
-            return (
-                _best(self._outside(text, self.threshold)[:1], own[:1])
-                if self._against is not None
-                else own[0]
-                if own
-                else None
-            )
+            query, limit = self._query(text), self._limit(as_of)
+            hit = self._engine.too_near(query, self.threshold, limit) if query and limit else None
+            own = self._neighbour(hit) if hit else None
+            if self._against is None:
+                return own
+            return _best(next(iter(self._outside(text, self.threshold)), None), own)
 
     def above(self, text: str, threshold: str | float | None = None) -> list[Neighbour]:
         """Return every entry above the threshold (the index's own by default), best first."""
@@ -170,17 +178,18 @@ class NoveltyIndex:
 
     def _interned(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the texts as token ids; a new word gets the next one."""
-        words, entries = self._words, []
-        for tokens in self.tokenizer.split_many(texts):
-            try:
-                entries.append([words[token] for token in tokens])
-            except KeyError:
-                for token in tokens:
-                    if token not in words:
-                        words[token] = self._next_word
-                        self._next_word += 1
-                entries.append([words[token] for token in tokens])
-        return entries
+        return [self._entry(tokens) for tokens in self.tokenizer.split_many(texts)]
+
+    def _entry(self, tokens: Sequence[str]) -> list[int]:
+        words = self._words
+        try:
+            return [words[token] for token in tokens]
+        except KeyError:
+            for token in tokens:
+                if token not in words:
+                    words[token] = self._next_word
+                    self._next_word += 1
+            return [words[token] for token in tokens]
 
     def _query(self, text: str) -> list[int]:
         words = self._words
@@ -205,9 +214,11 @@ class NoveltyIndex:
         return Neighbour(self._ids[hit[0]], hit[1])
 
 
-def _best(outside: list[Neighbour], own: list[Neighbour]) -> Neighbour | None:
+def _best(outside: Neighbour | None, own: Neighbour | None) -> Neighbour | None:
     """Return the nearer one; outside entries were there before the pool."""
-    return max(outside + own, key=lambda neighbour: neighbour.score, default=None)
+    if outside is None or own is None:
+        return outside or own
+    return own if own.score > outside.score else outside
 
 
 def _batches(items: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:

@@ -14,16 +14,21 @@ from selfinstruct.novelty.tables import (
     FIRST,
     FREQUENCY,
     HEAD,
+    HINTS,
     LENGTH,
     LOCAL,
     LONGS,
+    ONE,
+    OTHER,
     ROW,
     SHORT_BUCKETS,
     START,
     TOP,
+    WHERE,
+    Handle,
     Tables,
     append,
-    bit_of,
+    bits_of,
     compiled,
     fits,
     i64,
@@ -33,6 +38,7 @@ from selfinstruct.novelty.tables import (
     u64,
 )
 
+_Bytes = npt.NDArray[np.uint8]
 _Ints = npt.NDArray[np.int32]
 _Longs = npt.NDArray[np.int64]
 _Words = npt.NDArray[np.uint64]
@@ -51,6 +57,7 @@ def _prepare(t: Tables, query: _Ints) -> int:
             distinct += 1
             at = distinct
             t.token[token, LOCAL] = at
+            t.hint[token & (HINTS - 1)] = 1
             for w in range(words):
                 t.pattern[at * words + w] = u64(0)
         t.pattern[at * words + (i >> 6)] |= u64(1) << u64(i & 63)
@@ -61,23 +68,27 @@ def _prepare(t: Tables, query: _Ints) -> int:
 def _release(t: Tables, query: _Ints) -> None:
     for token in query:
         t.token[token, LOCAL] = 0
+        t.hint[token & (HINTS - 1)] = 0
 
 
 @compiled
-def _lcs(token: _Ints, pattern: _Words, vector: _Words, words: int, ids: _Ints, begin: int, n: int) -> int:
+def _lcs(
+    hint: _Bytes, token: _Ints, pattern: _Words, vector: _Words, words: int, ids: _Ints, begin: int, n: int
+) -> int:
     """Return L of the prepared query and an entry: bit-parallel, with carries between words (Hyyro 2004).
 
     Takes the few arrays it needs and makes no slice: copying all of `Tables`, or counting a reference,
-    would cost more than the work.
+    would cost more than the work. The hint, which stays in the nearest cache, spares most looks into `token`.
     """
     full = u64(0xFFFFFFFFFFFFFFFF)
     if words == 1:
         v = full
         for k in range(begin, begin + n):
-            at = token[ids[k], LOCAL]
-            if at:
-                u = v & pattern[at]
-                v = (v + u) | (v - u)
+            if hint[ids[k] & (HINTS - 1)]:
+                at = token[ids[k], LOCAL]
+                if at:
+                    u = v & pattern[at]
+                    v = (v + u) | (v - u)
         return i64(popcount(~v))
     for w in range(words):
         vector[w] = full
@@ -119,29 +130,31 @@ def _sort_by_frequency(t: Tables, query: _Ints) -> None:
 
 
 @compiled
-def above(t: Tables, query: _Ints, num: int, den: int, limit: int, best: _Longs, slots: _Longs, lengths: _Longs) -> int:
+def above(
+    handle: Handle, query: _Ints, num: int, den: int, limit: int, best: _Longs, slots: _Longs, lengths: _Longs
+) -> int:
     """Find the entries that are too near.
 
-    Writes slot, L of the nearest into `best`, the first hits into `slots` and `lengths` (their L);
+    Writes slot and L of the nearest into `best`, the first hits into `slots` and `lengths` (their L);
     returns the number of hits, which may be more than fit.
     """
+    t = handle.tables
     m = len(query)
     words = _prepare(t, query)
-    count = seen = 0
-    low, high = u64(0), u64(0)
-    known = 0
+    hint, tokens, pattern, vector, ids = t.hint, t.token, t.pattern, t.vector, t.ids
+    entry, posting, queue, seen, need = t.entry, t.posting, t.queue, t.seen, t.need
+    count = touched = known = 0
+    one, other = u64(0), u64(0)
     for token in query:
-        if t.token[token, FREQUENCY] > 0:
+        if tokens[token, FREQUENCY] > 0:
             known += 1
-            bit = bit_of(token)
-            if bit < 64:
-                low |= u64(1) << u64(bit)
-            else:
-                high |= u64(1) << u64(bit - 64)
+            bit, bit2 = bits_of(token)
+            one |= bit
+            other |= bit2
     # Every position whose token the entry has lies on a common bit, or is one of those that share a bit.
-    slack = known - i64(popcount(low)) - i64(popcount(high))
+    slack, slack2 = known - i64(popcount(one)), known - i64(popcount(other))
     for n in range(SHORT + 1):
-        t.need[n] = num * (m + n) // (2 * den) + 1
+        need[n] = num * (m + n) // (2 * den) + 1
     _sort_by_frequency(t, query)
 
     bottom = 1
@@ -149,14 +162,14 @@ def above(t: Tables, query: _Ints, num: int, den: int, limit: int, best: _Longs,
         top = TOP[bucket]
         shortest, longest = 0, 0
         for n in range(bottom, top + 1):
-            if t.need[n] <= min(m, n):
+            if need[n] <= min(m, n):
                 longest = n
                 if shortest == 0:
                     shortest = n
         bottom = top + 1
         if longest == 0:
             continue
-        least = t.need[shortest]
+        least = need[shortest]
         bar = least - slack
         # L >= need[n] means sharing a token with any m - need[n] + 1 positions: take the rarest ones.
         for rank in range(m - least + 1):
@@ -166,63 +179,122 @@ def above(t: Tables, query: _Ints, num: int, den: int, limit: int, best: _Longs,
                 continue
             # At most m - least positions of the query and n - need[n] of the entry stay unmatched.
             left = max(0, i - (m - least))
-            right = min(31, i + longest - t.need[longest])
+            right = min(31, i + longest - need[longest])
             if left > right:
                 continue
             window = (u32(0xFFFFFFFF) << u32(left)) & (u32(0xFFFFFFFF) >> u32(31 - right))
             while chunk:
                 begin = t.chunk[chunk, FIRST]
-                # Without branches, so that the processor waits for many entries at once, not for one after another.
-                inside = 0
-                for p in range(begin, begin + t.chunk[chunk, FILL]):
-                    posting = t.posting[p]
-                    slot = i64(posting >> u64(32))
-                    t.queue[inside] = slot
-                    inside += (u32(posting) & window != 0) & (slot < limit)
+                # Without branches, so that the processor reads on while it compares.
                 likely = 0
-                for p in range(inside):
-                    slot = t.queue[p]
-                    common = popcount(t.signature[slot, 0] & low) + popcount(t.signature[slot, 1] & high)
-                    t.queue[likely] = slot
-                    likely += i64(common) >= bar
+                for p in range(begin, begin + t.chunk[chunk, FILL]):
+                    where = posting[p, WHERE]
+                    slot = i64(where >> u64(32))
+                    queue[likely] = slot
+                    common = i64(popcount(posting[p, ONE] & one))
+                    likely += (common >= bar) & (u32(where) & window != 0) & (slot < limit)
                 for p in range(likely):
-                    slot = t.queue[p]
-                    common = popcount(t.signature[slot, 0] & low) + popcount(t.signature[slot, 1] & high)
-                    begin, n = t.entry[slot, START], t.entry[slot, LENGTH]
-                    if i64(common) + slack < t.need[n] or t.overlap[slot] > 0:
+                    slot = queue[p]
+                    if seen[slot]:
                         continue
-                    t.overlap[slot] = 1
-                    t.touched[seen] = slot
-                    seen += 1
-                    lcs = _lcs(t.token, t.pattern, t.vector, words, t.ids, begin, n)
-                    if lcs >= t.need[n]:
-                        _record(t.entry, m, slot, lcs, count, best, slots, lengths)
+                    seen[slot] = 1
+                    t.touched[touched] = slot
+                    touched += 1
+                    n = entry[slot, LENGTH]
+                    if i64(popcount(u64(entry[slot, OTHER]) & other)) + slack2 < need[n]:
+                        continue
+                    lcs = _lcs(hint, tokens, pattern, vector, words, ids, entry[slot, START], n)
+                    if lcs >= need[n]:
+                        _record(entry, m, slot, lcs, count, best, slots, lengths)
                         count += 1
                 chunk = t.chunk[chunk, AFTER]
-    for k in range(seen):
-        t.overlap[t.touched[k]] = 0
+    for k in range(touched):
+        seen[t.touched[k]] = 0
 
     if t.used[LONGS]:
-        touched = _overlaps(t, query, num, den, limit)
-        for k in range(touched):
-            slot = i64(t.touched[k])
-            overlap = t.overlap[slot]
-            t.overlap[slot] = 0
-            begin, n = t.entry[slot, START], t.entry[slot, LENGTH]
-            need = num * (m + n) // (2 * den) + 1
-            if overlap >= need:
-                lcs = _lcs(t.token, t.pattern, t.vector, words, t.ids, begin, n)
-                if lcs >= need:
-                    _record(t.entry, m, slot, lcs, count, best, slots, lengths)
-                    count += 1
+        count = _long(t, query, words, num, den, limit, False, count, best, slots, lengths)
     _release(t, query)
     return count
+
+
+@compiled
+def nearest(handle: Handle, query: _Ints, limit: int, best: _Longs) -> bool:
+    """Write slot and L of the best entry into `best`; return whether any shares a token."""
+    t = handle.tables
+    m = len(query)
+    _every_lcs(t, query, limit)
+    for n in range(SHORT + 1):
+        for lcs in range(SHORT + 1):
+            t.scores[n * (SHORT + 1) + lcs] = 2.0 * lcs / (m + n)  # correctly rounded: in the order of the fractions
+    highest = 0.0
+    for slot in range(limit):
+        highest = max(highest, t.scores[t.row33[slot] + t.lcs[slot]])
+    count = 0
+    if highest > 0.0:
+        slot = 0
+        while t.scores[t.row33[slot] + t.lcs[slot]] != highest:
+            slot += 1
+        best[0], best[1] = slot, t.lcs[slot]
+        count = 1
+    if t.used[LONGS]:
+        none = np.zeros(0, np.int64)
+        words = _prepare(t, query)
+        count = _long(t, query, words, 0, 1, limit, True, count, best, none, none)
+        _release(t, query)
+    return count > 0
+
+
+@compiled
+def _long(
+    t: Tables, query: _Ints, words: int, num: int, den: int, limit: int, only_best: bool, count: int,
+    best: _Longs, slots: _Longs, lengths: _Longs,
+) -> int:  # fmt: skip
+    """Go on with the long entries, likeliest first: the overlap of the token bags bounds L from above.
+
+    With `only_best` those are looked for that are as good as the best so far.
+    """
+    m = len(query)
+    touched = _overlaps(t, query, num, den, limit)
+    if touched == 0:
+        return count
+    likely = 0
+    bounds = np.empty(touched, np.float64)
+    for k in range(touched):
+        slot = i64(t.touched[k])
+        bound, n = t.overlap[slot], t.entry[slot, LENGTH]
+        if bound >= _needed(t.entry, m, n, num, den, only_best and count > 0, best):
+            bounds[likely] = -bound / (m + n)
+            t.touched[likely] = slot
+            likely += 1
+        else:
+            t.overlap[slot] = 0
+    for place in np.argsort(bounds[:likely]):
+        slot = i64(t.touched[place])
+        bound, n = t.overlap[slot], t.entry[slot, LENGTH]
+        t.overlap[slot] = 0
+        need = _needed(t.entry, m, n, num, den, only_best and count > 0, best)
+        if bound >= need:
+            lcs = _lcs(t.hint, t.token, t.pattern, t.vector, words, t.ids, t.entry[slot, START], n)
+            if lcs >= need:
+                _record(t.entry, m, slot, lcs, count, best, slots, lengths)
+                count += 1
+    return count
+
+
+@compiled
+def _needed(entry: _Longs, m: int, n: int, num: int, den: int, as_good: bool, best: _Longs) -> int:
+    """Return the least L of an entry of length n that is asked for, be it one as good as the best."""
+    if as_good:
+        total = m + entry[best[0], LENGTH]
+        return i64(max(1, (best[1] * (m + n) + total - 1) // total))
+    return num * (m + n) // (2 * den) + 1
 
 
 @compiled
 def _record(
     entry: _Longs, m: int, slot: int, lcs: int, count: int, best: _Longs, slots: _Longs, lengths: _Longs
 ) -> None:
+    """Take down a hit."""
     if count < len(slots):
         slots[count] = slot
         lengths[count] = lcs
@@ -265,7 +337,7 @@ def _overlaps(t: Tables, query: _Ints, num: int, den: int, limit: int) -> int:
             while chunk:
                 begin = t.chunk[chunk, FIRST]
                 for p in range(begin, begin + t.chunk[chunk, FILL]):
-                    posting = t.posting[p]
+                    posting = t.posting[p, WHERE]
                     slot = i64(posting >> u64(32))
                     if slot >= limit:
                         break
@@ -278,36 +350,16 @@ def _overlaps(t: Tables, query: _Ints, num: int, den: int, limit: int) -> int:
 
 
 @compiled
-def long_overlaps(t: Tables, query: _Ints, limit: int, result: _Longs) -> None:
-    """Write the bag overlap of each long entry with the query, in the order of `longs`."""
-    _prepare(t, query)
-    _overlaps(t, query, 0, 1, limit)
-    for k in range(len(result)):
-        result[k] = t.overlap[t.longs[k]]
-        t.overlap[t.longs[k]] = 0
-    _release(t, query)
-
-
-@compiled
-def measure(t: Tables, query: _Ints, slots: _Ints, result: _Longs) -> None:
-    """Write L of the query and each of those entries."""
-    words = _prepare(t, query)
-    for k in range(len(slots)):
-        begin, n = t.entry[slots[k], START], t.entry[slots[k], LENGTH]
-        result[k] = _lcs(t.token, t.pattern, t.vector, words, t.ids, begin, n)
-    _release(t, query)
-
-
-@compiled
-def offer_many(t: Tables, flat: _Ints, ends: _Longs, begin: int, num: int, den: int, results: _Longs) -> int:
+def offer_many(handle: Handle, flat: _Ints, ends: _Longs, begin: int, num: int, den: int, results: _Longs) -> int:
     """Offer entries `begin`.. of a batch; write slot (-1: added) and L; return the first that needs room."""
+    t = handle.tables
     best = np.zeros(2, np.int64)
     none = np.zeros(0, np.int64)
     for i in range(begin, len(ends)):
         entry = flat[ends[i - 1] if i else 0 : ends[i]]
         if not fits(t, len(entry)):
             return i
-        if above(t, entry, num, den, t.used[ENTRIES], best, none, none):
+        if above(handle, entry, num, den, t.used[ENTRIES], best, none, none):
             results[i, 0] = best[0]
             results[i, 1] = best[1]
         else:
@@ -317,21 +369,82 @@ def offer_many(t: Tables, flat: _Ints, ends: _Longs, begin: int, num: int, den: 
 
 
 @compiled
-def fill_row(t: Tables, token: int, row: int) -> None:
+def without_row(handle: Handle, query: _Ints, share: int) -> int:
+    """Return a token of the query that is in more than 1/share of the entries and has no dense row, or 0."""
+    t = handle.tables
+    for token in query:
+        if t.token[token, FREQUENCY] * share > max(t.used[ENTRIES], 1024) and t.token[token, ROW] == 0:
+            return i64(token)
+    return 0
+
+
+@compiled
+def fill_row(handle: Handle, token: int, row: int) -> None:
     """Give a frequent token one mask per entry."""
+    t = handle.tables
     t.token[token, ROW] = row + 1
     for bucket in range(SHORT_BUCKETS):
         chunk = t.chain[token * BUCKETS + bucket, HEAD]
         while chunk:
             begin = t.chunk[chunk, FIRST]
             for p in range(begin, begin + t.chunk[chunk, FILL]):
-                t.dense[row, t.posting[p] >> u64(32)] = u32(t.posting[p])
+                t.dense[row, t.posting[p, WHERE] >> u64(32)] = u32(t.posting[p, WHERE])
             chunk = t.chunk[chunk, AFTER]
 
 
 @compiled
-def every_lcs(t: Tables, query: _Ints, limit: int, histogram: _Longs) -> None:
-    """Write L of every short entry into `lcs` and count the cells (n, L).
+def top(handle: Handle, query: _Ints, k: int, limit: int, by_score: _Longs, slots: _Longs, lengths: _Longs) -> int:
+    """Find the k best entries, with all that are as good as the last of them, in no order.
+
+    `by_score` has the cells n * 33 + L of short entries by falling score. Writes slots and their L, and adds up
+    the L of all entries by their length in `totals`. Returns the number of finds, which may be more than fit.
+    """
+    t = handle.tables
+    m = len(query)
+    _every_lcs(t, query, limit)
+    cells = t.cells
+    _count_cells(t.row33[:limit], t.lcs[:limit], cells)
+    for n in range(SHORT + 1):
+        for lcs in range(SHORT + 1):
+            t.totals[n] += lcs * cells[0, n * (SHORT + 1) + lcs]
+    found, last = i64(0), i64(0)  # entries found, and the last cell wanted
+    least = u8(255)
+    for cell in by_score:
+        size = cells[0, cell]
+        if size == 0:
+            continue
+        n, lcs = cell // (SHORT + 1), cell % (SHORT + 1)
+        if found >= k and lcs * (m + last // (SHORT + 1)) < (last % (SHORT + 1)) * (m + n):
+            break
+        cells[1, cell] = min(size, k)
+        found += size
+        last = cell
+        least = min(least, u8(lcs))
+    count = 0
+    if found:
+        count = _collect(t.row33[:limit], t.lcs[:limit], cells[1], least, slots, lengths)
+    cells[:2] = 0
+    if t.used[LONGS]:
+        words = _prepare(t, query)
+        for at in range(t.used[LONGS]):
+            slot = i64(t.longs[at])
+            if slot >= limit:
+                break
+            n = t.entry[slot, LENGTH]
+            lcs = _lcs(t.hint, t.token, t.pattern, t.vector, words, t.ids, t.entry[slot, START], n)
+            t.totals[n] += lcs
+            if found < k or lcs * (m + last // (SHORT + 1)) >= (last % (SHORT + 1)) * (m + n):
+                if count < len(slots):
+                    slots[count] = slot
+                    lengths[count] = lcs
+                count += 1
+        _release(t, query)
+    return count
+
+
+@compiled
+def _every_lcs(t: Tables, query: _Ints, limit: int) -> None:
+    """Write L of every short entry into `lcs`.
 
     Entries are the patterns: V = (V + (V & M)) | (V & ~M) for all of them in step with the query.
     """
@@ -346,25 +459,15 @@ def every_lcs(t: Tables, query: _Ints, limit: int, histogram: _Longs) -> None:
             while chunk:
                 begin = t.chunk[chunk, FIRST]
                 for p in range(begin, begin + t.chunk[chunk, FILL]):
-                    slot = i64(t.posting[p] >> u64(32))
+                    where = t.posting[p, WHERE]
+                    slot = i64(where >> u64(32))
                     if slot >= limit:
                         break
                     before = v[slot]
-                    matched = before & u32(t.posting[p])
+                    matched = before & u32(where)
                     v[slot] = u32(u32(before + matched) | u32(before ^ matched))
                 chunk = t.chunk[chunk, AFTER]
     _finish(v, t.lcs[:limit])
-    # Two histograms: equal neighbours would wait for each other's count.
-    cells = len(histogram)
-    other = np.zeros(cells, np.int64)
-    even = limit - (limit & 1)
-    for slot in range(0, even, 2):
-        histogram[t.row33[slot] + t.lcs[slot]] += 1
-        other[t.row33[slot + 1] + t.lcs[slot + 1]] += 1
-    if even < limit:
-        histogram[t.row33[even] + t.lcs[even]] += 1
-    for cell in range(cells):
-        histogram[cell] += other[cell]
 
 
 @compiled
@@ -375,25 +478,54 @@ def _step(v: npt.NDArray[np.uint32], masks: npt.NDArray[np.uint32]) -> None:
 
 
 @compiled
-def _finish(v: npt.NDArray[np.uint32], lcs: npt.NDArray[np.uint8]) -> None:
+def _finish(v: npt.NDArray[np.uint32], lcs: _Bytes) -> None:
     for i in range(len(v)):
         lcs[i] = u8(popcount(u32(~v[i])))
 
 
 @compiled
-def collect(t: Tables, wanted: _Longs, k: int, limit: int, slots: _Longs) -> int:
-    """Write the first k slots of each wanted cell (`wanted[cell]` counts down from k); return how many."""
+def _count_cells(row33: npt.NDArray[np.uint16], lcs: _Bytes, cells: _Ints) -> None:
+    """Count the short entries by (n, L) into `cells[0]`, in turns: equal neighbours would wait for each other."""
+    whole = len(lcs) & ~3
+    for slot in range(0, whole, 4):
+        cells[0, row33[slot] + lcs[slot]] += 1
+        cells[1, row33[slot + 1] + lcs[slot + 1]] += 1
+        cells[2, row33[slot + 2] + lcs[slot + 2]] += 1
+        cells[3, row33[slot + 3] + lcs[slot + 3]] += 1
+    for slot in range(whole, len(lcs)):
+        cells[0, row33[slot] + lcs[slot]] += 1
+    for cell in range(cells.shape[1]):
+        cells[0, cell] += cells[1, cell] + cells[2, cell] + cells[3, cell]
+        cells[1, cell] = cells[2, cell] = cells[3, cell] = 0
+
+
+@compiled
+def _reaches(lcs: _Bytes, least: int) -> bool:
+    """Tell whether any L is that high; without a branch it becomes a few vector instructions."""
+    some = u8(0)
+    for slot in range(len(lcs)):
+        some |= u8(lcs[slot] >= least)
+    return bool(some)
+
+
+@compiled
+def _collect(
+    row33: npt.NDArray[np.uint16], lcs: _Bytes, wanted: _Ints, least: int, slots: _Longs, lengths: _Longs
+) -> int:
+    """Write the first slots of each wanted cell (`wanted[cell]` counts down); return how many."""
     count = 0
-    least = u8(255)
-    for cell in range(len(wanted)):
-        if wanted[cell] > 0:
-            least = min(least, u8(cell % (SHORT + 1)))
-    for slot in range(limit):
-        if t.lcs[slot] < least:
+    bar = u8(least)
+    for block in range(0, len(lcs), 64):
+        if not _reaches(lcs[block : block + 64], bar):
             continue
-        cell = t.row33[slot] + t.lcs[slot]
-        if wanted[cell] > 0:
-            wanted[cell] -= 1
-            slots[count] = slot
-            count += 1
+        for slot in range(block, min(block + 64, len(lcs))):
+            if lcs[slot] < bar:
+                continue
+            cell = row33[slot] + lcs[slot]
+            if wanted[cell] > 0:
+                wanted[cell] -= 1
+                if count < len(slots):
+                    slots[count] = slot
+                    lengths[count] = lcs[slot]
+                count += 1
     return count

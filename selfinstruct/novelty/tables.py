@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 from numba import njit, types
+from numba.experimental import structref
 from numba.extending import intrinsic
 
-from selfinstruct.novelty.engine import SHORT
+from selfinstruct.novelty.engine import CELLS, SHORT
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _Ints = npt.NDArray[np.int32]
@@ -27,20 +28,26 @@ _Longs = npt.NDArray[np.int64]
 _Words = npt.NDArray[np.uint64]
 
 # numba reads these as numpy's types, mypy as whatever the place needs.
+_structref: Any = structref
 i64: Callable[[Any], int] = cast(Any, np.int64)
 u8, u16, u32, u64 = cast(Any, (np.uint8, np.uint16, np.uint32, np.uint64))
 
 BUCKETS = 15
 """Entry lengths ..4, 6, 8, 10, 12, 16, 22, 32, then doubling: narrow where most entries are."""
 SHORT_BUCKETS = 8
+"""How many of them hold short entries."""
 TOP = (4, 6, 8, 10, 12, 16, 22, 32, 64, 128, 256, 512, 1024, 2048, 2**31 - 1)
+HINTS = 1024
+"""Size of `Tables.hint`."""
 CHUNK = 1024
 """Largest chunk of postings; chunks quadruple from 4 up to it."""
 
 ENTRIES, IDS, POSTINGS, CHUNKS, LONGS = range(5)
 """Places in `Tables.used`."""
-START, LENGTH = range(2)
-"""Columns of `Tables.entry`: first token in `ids`, number of tokens."""
+START, LENGTH, OTHER = range(3)
+"""Columns of `Tables.entry`: first token in `ids`, number of tokens, second half of a short entry's signature."""
+WHERE, ONE = range(2)
+"""Columns of `Tables.posting`: slot << 32 | position mask (or count in a long entry), first half of the signature."""
 FREQUENCY, LOCAL, ROW = range(3)
 """Columns of `Tables.token`: entries with it, place in the query's pattern, row in `dense` + 1; 0 for none."""
 HEAD, TAIL = range(2)
@@ -53,9 +60,9 @@ class Tables(NamedTuple):
     """Everything the kernels read and write; what a loop needs together lies together."""
 
     used: _Longs
-    entry: _Longs  # (slot, 2)
-    signature: _Words  # (slot, 2) 128 hashed bits of a short entry's tokens
+    entry: _Longs  # (slot, 3)
     row33: npt.NDArray[np.uint16]  # 33 * min(length, 33): the entry's row in a histogram of (n, L)
+    seen: npt.NDArray[np.uint8]  # scratch of a query: whether a short entry was looked at, zero between queries
     overlap: _Ints  # scratch of a query, zero between queries
     touched: _Ints  # scratch: the slots whose overlap is not zero
     state: npt.NDArray[np.uint32]  # scratch: V of the recurrence
@@ -66,12 +73,16 @@ class Tables(NamedTuple):
     token: _Ints  # (token, 3)
     chain: _Ints  # (token * BUCKETS + bucket, 2)
     chunk: _Longs  # (chunk, 4)
-    posting: _Words  # slot << 32 | position mask, or count in a long entry
-    queue: _Longs  # scratch: slots of a chunk that passed so far
+    posting: _Words  # (posting, 2); the signature stands with the posting, so that reading a chain jumps nowhere
+    queue: _Longs  # scratch: slots of a chunk that may be hits
     order: _Longs  # scratch: positions of the query, rarest token first
     pattern: _Words  # scratch: (distinct token, word) position masks of the query
     vector: _Words  # scratch: V of the recurrence with several words
+    hint: npt.NDArray[np.uint8]  # scratch: whether the query may have a token, by the token's last ten bits
     need: _Longs  # scratch: least L by entry length
+    cells: _Ints  # (4, CELLS) scratch: histogram over (n, L), in four parts
+    scores: npt.NDArray[np.float64]  # scratch: score by cell (n, L); the row of the long entries stays 0
+    totals: _Longs  # scratch: sum of L by entry length
 
 
 def _digest() -> str:
@@ -106,14 +117,37 @@ def _ctpop(_context: Any, word: Any) -> Any:
 popcount: Any = intrinsic(_ctpop)
 
 
-@compiled
-def bit_of(token: int) -> int:
-    """Return the token's bit, 0 to 127, in the signature (Fibonacci hashing)."""
-    return i64((u64(token) * u64(0x9E3779B97F4A7C15)) >> u64(57))
+@_structref.register
+class _HandleType(types.StructRef):
+    pass
+
+
+class Handle(structref.StructRefProxy):
+    """Compiled code's own reference to tables: passing it costs a microsecond, passing them costs five."""
+
+    tables: Tables
+
+
+_structref.define_proxy(Handle, _HandleType, ["tables"])
+_make: Any = Handle
 
 
 @compiled
-def _post(t: Tables, key: int, slot: int, mask: int) -> None:
+def handle_of(tables: Tables) -> Handle:
+    """Return a handle of tables; numba's own constructor would be compiled anew in each process."""
+    handle: Handle = _make(tables)
+    return handle
+
+
+@compiled
+def bits_of(token: int) -> tuple[int, int]:
+    """Return the token's bit in each half of a signature (Fibonacci hashing)."""
+    hashed = u64(token) * u64(0x9E3779B97F4A7C15)
+    return u64(1) << (hashed >> u64(58)), u64(1) << ((hashed >> u64(52)) & u64(63))
+
+
+@compiled
+def _post(t: Tables, key: int, slot: int, mask: int, one: int) -> None:
     chunk = t.chain[key, TAIL]
     if chunk == 0 or t.chunk[chunk, FILL] == t.chunk[chunk, SIZE]:
         new = t.used[CHUNKS]
@@ -128,7 +162,9 @@ def _post(t: Tables, key: int, slot: int, mask: int) -> None:
             t.chunk[chunk, AFTER] = new
         t.chain[key, TAIL] = new
         chunk = new
-    t.posting[t.chunk[chunk, FIRST] + t.chunk[chunk, FILL]] = (u64(slot) << u64(32)) | u64(mask)
+    place = t.chunk[chunk, FIRST] + t.chunk[chunk, FILL]
+    t.posting[place, WHERE] = (u64(slot) << u64(32)) | u64(mask)
+    t.posting[place, ONE] = one
     t.chunk[chunk, FILL] += 1
 
 
@@ -153,10 +189,16 @@ def append(t: Tables, entry: _Ints) -> None:
             t.token[token, LOCAL] += 1
         for token in entry:
             if t.token[token, LOCAL] > 0:
-                _post(t, token * BUCKETS + bucket, slot, t.token[token, LOCAL])
+                _post(t, token * BUCKETS + bucket, slot, t.token[token, LOCAL], u64(0))
                 t.token[token, FREQUENCY] += 1
                 t.token[token, LOCAL] = 0
         return
+    one, other = u64(0), u64(0)
+    for token in entry:
+        bit, bit2 = bits_of(token)
+        one |= bit
+        other |= bit2
+    t.entry[slot, OTHER] = i64(other)
     for j in range(n):
         token = entry[j]
         mask = u32(0)
@@ -169,12 +211,10 @@ def append(t: Tables, entry: _Ints) -> None:
                 mask |= u32(1) << u32(i)
         if repeated:
             continue
-        _post(t, token * BUCKETS + bucket, slot, mask)
+        _post(t, token * BUCKETS + bucket, slot, mask, one)
         t.token[token, FREQUENCY] += 1
         if t.token[token, ROW] > 0:
             t.dense[t.token[token, ROW] - 1, slot] = mask
-        bit = bit_of(token)
-        t.signature[slot, bit >> 6] |= u64(1) << u64(bit & 63)
 
 
 @compiled
@@ -182,6 +222,7 @@ def fits(t: Tables, n: int) -> bool:
     """Tell whether an entry of n tokens certainly fits."""
     return bool(
         t.used[ENTRIES] < len(t.entry)
+        and n < len(t.totals)
         and t.used[IDS] + n <= len(t.ids)
         and t.used[POSTINGS] + n * CHUNK <= len(t.posting)
         and t.used[CHUNKS] + n <= len(t.chunk)
@@ -189,8 +230,9 @@ def fits(t: Tables, n: int) -> bool:
 
 
 @compiled
-def add_many(t: Tables, flat: _Ints, ends: _Longs, begin: int) -> int:
+def add_many(handle: Handle, flat: _Ints, ends: _Longs, begin: int) -> int:
     """Append entries `begin`.. of a batch; return the first that needs the tables grown."""
+    t = handle.tables
     for i in range(begin, len(ends)):
         entry = flat[ends[i - 1] if i else 0 : ends[i]]
         if not fits(t, len(entry)):
@@ -199,16 +241,16 @@ def add_many(t: Tables, flat: _Ints, ends: _Longs, begin: int) -> int:
     return len(ends)
 
 
-_PER_ENTRY = ("entry", "signature", "row33", "overlap", "touched", "state", "lcs", "longs")
+_PER_ENTRY = ("entry", "row33", "seen", "overlap", "touched", "state", "lcs", "longs")
 
 
 def empty() -> Tables:
     """Return tables without entries, ready for queries of up to 64 tokens."""
     return Tables(
         used=np.array([0, 0, 0, 1, 0], np.int64),  # chunk 0 means "none"
-        entry=np.zeros((0, 2), np.int64),
-        signature=np.zeros((0, 2), np.uint64),
+        entry=np.zeros((0, 3), np.int64),
         row33=np.zeros(0, np.uint16),
+        seen=np.zeros(0, np.uint8),
         overlap=np.zeros(0, np.int32),
         touched=np.zeros(0, np.int32),
         state=np.zeros(0, np.uint32),
@@ -219,18 +261,24 @@ def empty() -> Tables:
         token=np.zeros((1024, 3), np.int32),
         chain=np.zeros((1024 * BUCKETS, 2), np.int32),
         chunk=np.zeros((0, 4), np.int64),
-        posting=np.zeros(0, np.uint64),
+        posting=np.zeros((0, 2), np.uint64),
         queue=np.zeros(CHUNK, np.int64),
         order=np.zeros(64, np.int64),
         pattern=np.zeros(65, np.uint64),
         vector=np.zeros(1, np.uint64),
+        hint=np.zeros(HINTS, np.uint8),
         need=np.zeros(SHORT + 1, np.int64),
+        cells=np.zeros((4, CELLS), np.int32),
+        scores=np.zeros(CELLS, np.float64),
+        totals=np.zeros(SHORT + 1, np.int64),
     )
 
 
 def with_entries(t: Tables, entries: int, n: int) -> Tables:
     """Return tables with room for an entry of n tokens, and about that many entries like those before."""
     new: dict[str, npt.NDArray[Any]] = {}
+    if n >= len(t.totals):
+        new["totals"] = np.zeros(2 * n, np.int64)
     held, ids, postings, chunks = t.used[[ENTRIES, IDS, POSTINGS, CHUNKS]].tolist()
     if held >= len(t.entry):
         size = max(1024, held + max(held // 2, entries))
