@@ -215,7 +215,8 @@ class _Guard:
 
     def __init__(self, config: RunConfig) -> None:
         self._limits = config.stop
-        self._recent: deque[tuple[int, int]] = deque(maxlen=config.stop.saturation_draws)
+        self._recent: deque[tuple[int, int]] = deque()
+        self._accepted = self._candidates = 0  # in them
         self._failed = 0
 
     def check(self, commit: Commit) -> None:
@@ -231,12 +232,18 @@ class _Guard:
                 f"the last {self._failed} draws all failed, most recently with: {commit.error}. "
                 "Look at the cause, then resume; --set stop.failed_draws=N changes how many are borne"
             )
-        self._recent.append((sum(d.accepted for d in commit.decisions), len(commit.decisions)))
-        accepted, candidates = (sum(column) for column in zip(*self._recent, strict=True))
-        if len(self._recent) == self._recent.maxlen and accepted < self._limits.saturation_yield * max(candidates, 1):
+        self._count(sum(decision.accepted for decision in commit.decisions), len(commit.decisions))
+        draws, dry = len(self._recent), self._limits.saturation_yield * max(self._candidates, 1)
+        if draws == self._limits.saturation_draws and self._accepted < dry:
             raise Stopped(
-                f"saturated: of the last {candidates} candidates in {len(self._recent)} draws only {accepted} were "
+                f"saturated: of the last {self._candidates} candidates in {draws} draws only {self._accepted} were "
                 "accepted. Look at the rejections with `selfinstruct status`. More or other seed tasks, a stronger "
                 "model or a higher --set novelty.threshold bring new ones; "
                 "--set stop.saturation_yield=0 goes on regardless"
             )
+
+    def _count(self, accepted: int, candidates: int) -> None:
+        self._recent.append((accepted, candidates))
+        gone = self._recent.popleft() if len(self._recent) > self._limits.saturation_draws else (0, 0)
+        self._accepted += accepted - gone[0]
+        self._candidates += candidates - gone[1]
