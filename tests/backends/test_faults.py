@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import ssl
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +38,13 @@ from tests.backends.endpoint import Endpoint, Reply, Script, as_json, chat, cont
 KEY = "sk-canary-7f3e9d"
 CHAT = Request(Sampling(max_tokens=20), messages=(Message("user", "hi"),))
 RAW = Request(Sampling(max_tokens=20), prompt="Task 1:")
+
+
+@pytest.fixture(autouse=True, params=["aiohttp", "httpx2"])
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the extra `fast`, and without it."""
+    if request.param == "httpx2":
+        monkeypatch.setitem(sys.modules, "aiohttp", None)
 
 
 def client(base_url: str, **more: Any) -> OpenAIBackend:

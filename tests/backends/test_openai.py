@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import sys
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -39,6 +40,13 @@ CHAT = Request(
 )
 RAW = Request(SAMPLING, prompt="Task 1:", schema='{"type":"object"}', seed=7)
 PLAIN = Request(Sampling(max_tokens=40), messages=(Message("user", "hi"),))
+
+
+@pytest.fixture(autouse=True, params=["aiohttp", "httpx2"])
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the extra `fast`, and without it."""
+    if request.param == "httpx2":
+        monkeypatch.setitem(sys.modules, "aiohttp", None)
 
 
 def client(base_url: str, capabilities: Capabilities = EVERYTHING, **more: Any) -> OpenAIBackend:
