@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from selfinstruct.filters import DEFAULT_FILTERS
 from selfinstruct.languages import LanguagePack
@@ -22,38 +21,39 @@ from selfinstruct.recipes.dialogue import (
     BOTH,
     PERSON,
     REPLY,
+    TRANSCRIPT,
     about,
     as_topic,
     chat_candidate,
     fitted,
     in_turn,
     limits_of,
+    next_line,
     read_topics,
     rehearsed,
     render,
     self_chat,
+    stepwise_filters,
     topics,
+    transcript,
     transcript_candidate,
 )
 from selfinstruct.stages import Draw, Stage
-from selfinstruct.values import Candidate, Capabilities, Comparison, Dialogue, Message, Request, Sampling, Task
+from selfinstruct.values import Candidate, Capabilities, Comparison, Dialogue, Message, Request, Task
 
 _WHO = frozenset({"topic", "persona", "language"})
 _VARIABLES = {
     "v1": {"": _WHO | {"pick", "user", "assistant", "end", "turns", "min_turns"}},
     "v2": {"user": _WHO | {"pick", "history", "may_end", "end"}},
-    "stepwise": {"stepwise": _WHO | {"history", "user", "assistant"}},
+    "stepwise": {"stepwise": TRANSCRIPT},
 }
-
-LINE = Sampling(max_tokens=64, temperature=0.6, top_p=0.95, min_p=0.05, top_k=0, stop=("\n",), logprobs=True)
-"""The person's next line in a transcript that a small model goes on with; the topic brings variety enough."""
 
 
 def stages(brief: Brief) -> tuple[Stage, ...]:
     """Lay out the one stage: a dialogue for each topic."""
     filters = DEFAULT_FILTERS["dialogues"]
     if brief.style == "stepwise":
-        filters = (*filters[:1], "low_logprob", *filters[1:])
+        filters = stepwise_filters(filters)
     return (
         Stage(
             "dialogues",
@@ -71,7 +71,11 @@ def preview(brief: Brief) -> str:
     """Render the prompt about the first topic."""
     topic = as_topic(brief.items[0], brief.options["field"]) if brief.items else ""
     persona = str(next(iter(brief.options["personas"]), ""))
-    return _both(brief, topic, persona, 0) if brief.style == "v1" else _next(brief, topic, persona, 0, (), 0)
+    if brief.style == "v1":
+        return _both(brief, topic, persona, 0)
+    if brief.style == "v2":
+        return _next(brief, topic, persona, 0, (), 0)
+    return transcript(brief, voices(brief.pack), topic, (), persona=persona)
 
 
 def _both_sides(brief: Brief) -> Callable[[Draw], Awaitable[Sequence[Candidate]]]:
@@ -95,8 +99,8 @@ def _both_sides(brief: Brief) -> Callable[[Draw], Awaitable[Sequence[Candidate]]
 def _in_turn(brief: Brief) -> Callable[[Draw], Awaitable[Sequence[Candidate]]]:
     stepwise = brief.style == "stepwise"
     who, reply = voices(brief.pack), fitted(brief, ANSWER if stepwise else REPLY, 0.25)
-    preset = LINE if stepwise else replace(PERSON, stop=(f"\n{who.marker('assistant')}",))
-    person = replace(brief.sampling(preset), max_tokens=preset.max_tokens)
+    stop = (f"\n{who.marker('assistant')}",)
+    person = replace(brief.sampling(PERSON), max_tokens=PERSON.max_tokens, stop=stop)
     limits = limits_of(brief, reply, preview(brief))
 
     async def draw(draw: Draw) -> list[Candidate]:
@@ -105,9 +109,9 @@ def _in_turn(brief: Brief) -> Callable[[Draw], Awaitable[Sequence[Candidate]]]:
         def ask(speaker: Speaker, history: Sequence[Message], turns: int) -> Request:
             if speaker == "assistant":
                 return Request(reply, messages=tuple(history))
+            if stepwise:
+                return next_line(brief, transcript(brief, who, dialogue.topic, history, persona=persona))
             text = _next(brief, dialogue.topic, persona, pick, history, turns)
-            if stepwise and brief.capabilities.completions:
-                return Request(person, prompt=text.rstrip())
             return Request(person, messages=(Message("user", text),))
 
         chat = await self_chat(draw, ask, limits, who, brief.pack)
@@ -141,16 +145,14 @@ def _both(brief: Brief, topic: str, persona: str, pick: int) -> str:
 
 
 def _next(brief: Brief, topic: str, persona: str, pick: int, history: Sequence[Message], turns: int) -> str:
-    who = voices(brief.pack)
-    known: dict[str, Any] = {"user": who.marker("user"), "assistant": who.marker("assistant")}
-    if brief.style == "v2":
-        known = {"pick": pick, "may_end": turns >= brief.options["min_turns"], "end": END}
     return brief.prompt.render(
         topic=topic,
         persona=persona,
-        history=render(history, who),
+        pick=pick,
+        history=render(history, voices(brief.pack)),
+        may_end=turns >= brief.options["min_turns"],
+        end=END,
         language={"tag": brief.pack.tag, "name": brief.pack.name},
-        **known,
     )
 
 

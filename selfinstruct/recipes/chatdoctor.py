@@ -22,31 +22,51 @@ from selfinstruct.errors import InputError
 from selfinstruct.filters import DEFAULT_FILTERS
 from selfinstruct.formats.inputs import opened
 from selfinstruct.languages import LanguagePack
-from selfinstruct.markers import END, voices
+from selfinstruct.markers import END, Speaker, voices
 from selfinstruct.recipes import Brief, Recipe, Rehearsal
+from selfinstruct.recipes.alpaca import ANSWER
 from selfinstruct.recipes.dialogue import (
     BOTH,
+    LINE,
+    TRANSCRIPT,
     Limits,
     as_topic,
+    chat_candidate,
     fitted,
+    in_turn,
     limits_of,
+    next_line,
     read_topics,
     render,
+    self_chat,
+    stepwise_filters,
+    transcript,
     transcript_candidate,
 )
 from selfinstruct.stages import Draw, Stage
-from selfinstruct.values import Candidate, Dialogue, Instance, Message, Record, Request, Sampling, Task
+from selfinstruct.values import Candidate, Capabilities, Dialogue, Instance, Message, Record, Request, Sampling, Task
 
 ABOUT = frozenset({"topic", "facts", "pick", "language"})
 _PAIR = ABOUT | {"patient", "doctor"}
 NAMED = frozenset({"reply"})
+REPLIED = frozenset({"facts", "language"})
 VARIABLES = {
     "single": {"": _PAIR, "instruction": frozenset({"language"}), "named": NAMED, "note": frozenset[str]()},
+    "stepwise": {
+        "stepwise": TRANSCRIPT | {"facts"},
+        "reply": REPLIED,
+        "instruction": frozenset({"language"}),
+        "named": NAMED,
+        "note": frozenset[str](),
+    },
     "dialogue": {"dialogue": _PAIR | {"turns", "min_turns", "end"}, "named": NAMED, "note": frozenset[str]()},
 }
 
 NAMING = Sampling(max_tokens=256, temperature=0.0)
 """The list of what a doctor named."""
+
+LETTER = replace(LINE, max_tokens=120)
+"""The patient's words, where a small model goes on with letters of others."""
 
 FACT_TOKENS = 1500
 """Most tokens of a row that a prompt shows; a long column gives way to the others."""
@@ -59,23 +79,57 @@ _LONGEST_CELL = 100_000
 
 def stages(brief: Brief) -> tuple[Stage, ...]:
     """Lay out the one stage: a record for each knowledge row, or for each topic as often as it is gone through."""
-    who = voices(brief.pack, "patient", "doctor")
-    single = brief.style == "single"
-    sampling = fitted(brief, BOTH, 0.5)
-    limits = Limits(1) if single else limits_of(brief, sampling)
+    single = brief.style != "dialogue"
+    consult = _in_turn(brief) if brief.style == "stepwise" else _both(brief)
 
     async def draw(draw: Draw) -> list[Candidate]:
         assert draw.item is not None
-        text = _frame(brief, draw.item, draw.rng.randrange(1000))
-        completion = await draw.complete(Request(sampling, messages=(Message("user", text),)))
-        candidate = transcript_candidate(begun(brief, draw.item), completion, limits, who, brief.pack)
-        candidate = await grounded(draw, brief, candidate)
+        candidate = await grounded(draw, brief, await consult(draw, draw.item))
         return [await _as_task(draw, brief, candidate) if single else candidate]
 
     filters = DEFAULT_FILTERS["instances"] if single else (*DEFAULT_FILTERS["dialogues"], "advises_first")
+    if brief.style == "stepwise":
+        filters = stepwise_filters(filters)
     # A task's subject is its instruction, which is the same in every record: what is told has to be new as a whole.
     novelty = ("whole",) if single else ("subject", "whole")
     return (consultations(brief, "tasks" if single else "dialogues", draw, filters, novelty),)
+
+
+def _both(brief: Brief) -> Callable[[Draw, Record], Awaitable[Candidate]]:
+    who, sampling = voices(brief.pack, "patient", "doctor"), fitted(brief, BOTH, 0.5)
+    limits = Limits(1) if brief.style == "single" else limits_of(brief, sampling)
+
+    async def consult(draw: Draw, item: Record) -> Candidate:
+        text = _frame(brief, item, draw.rng.randrange(1000))
+        completion = await draw.complete(Request(sampling, messages=(Message("user", text),)))
+        return transcript_candidate(begun(brief, item), completion, limits, who, brief.pack)
+
+    return consult
+
+
+def _in_turn(brief: Brief) -> Callable[[Draw, Record], Awaitable[Candidate]]:
+    """Let the patient's words be gone on with behind letters of others, and the doctor reply as in any chat."""
+    who, sampling, limits = voices(brief.pack, "patient", "doctor"), fitted(brief, ANSWER, 0.25), Limits(1)
+
+    async def consult(draw: Draw, item: Record) -> Candidate:
+        told = about(brief, item, 0)
+
+        def ask(speaker: Speaker, history: Sequence[Message], turns: int) -> Request:
+            if speaker == "user":
+                letters = transcript(brief, who, told["topic"], history, persona="", facts=told["facts"])
+                return next_line(brief, letters, LETTER)
+            return Request(sampling, messages=(doctor_part(brief, told["facts"]), *history))
+
+        chat = await self_chat(draw, ask, limits, who, brief.pack)
+        return chat_candidate(begun(brief, item), chat, limits)
+
+    return consult
+
+
+def doctor_part(brief: Brief, facts: Sequence[Mapping[str, Any]]) -> Message:
+    """Return the system message that tells a model to reply as a doctor."""
+    language = {"tag": brief.pack.tag, "name": brief.pack.name}
+    return Message("system", brief.prompts["reply"].render(facts=facts, language=language).strip())
 
 
 def consultations(
@@ -103,7 +157,15 @@ def consultations(
 
 def preview(brief: Brief) -> str:
     """Render the prompt about the first item."""
-    return _frame(brief, (brief.items or (Dialogue((), topic="..."),))[0], 0)
+    if brief.style == "stepwise":
+        who, told = voices(brief.pack, "patient", "doctor"), about(brief, _first(brief), 0)
+        letters = transcript(brief, who, told["topic"], (), persona="", facts=told["facts"])
+        return f"{letters}\n\n---\n\n{doctor_part(brief, told['facts']).content}"
+    return _frame(brief, _first(brief), 0)
+
+
+def _first(brief: Brief) -> Record:
+    return (brief.items or (Dialogue((), topic="..."),))[0]
 
 
 def _frame(brief: Brief, item: Record, pick: int) -> str:
@@ -315,8 +377,9 @@ def _literal(text: str) -> Any:
 
 def rehearse(pack: LanguagePack, style: str, tasks: Sequence[Task]) -> Rehearsal:
     """Let the patient say the given instructions and the doctor their outputs; in a dialogue the doctor asks first."""
-    talks = rehearsed(pack, tasks, asking=0 if style == "single" else 1)
+    talks = rehearsed(pack, tasks, asking=1 if style == "dialogue" else 0)
     texts = iter(render(talk, voices(pack, "patient", "doctor")) for talk in talks)
+    answer = in_turn(talks)
     if style == "dialogue":
         return Rehearsal(lambda request: next(texts, ""), tuple(Dialogue(talk) for talk in talks))
     prompt = prompts.load(RECIPE.prompts, pack.tag, {"instruction": frozenset({"language"})})["instruction"]
@@ -324,10 +387,13 @@ def rehearse(pack: LanguagePack, style: str, tasks: Sequence[Task]) -> Rehearsal
     instruction = text if prompt.language == pack.tag else talks[0][0].content
 
     def reply(request: Request) -> str:
-        return instruction if request.messages[0].content == text else next(texts, "")
+        if request.prompt is None and request.messages[0].content == text:
+            return instruction
+        return answer(request) if style == "stepwise" else next(texts, "")
 
     pairs = (Instance(asked.content, answered.content) for asked, answered in talks)
-    return Rehearsal(reply, tuple(Task(instruction, (pair,)) for pair in pairs))
+    can = Capabilities(completions=style == "stepwise")
+    return Rehearsal(reply, tuple(Task(instruction, (pair,)) for pair in pairs), capabilities=can)
 
 
 def rehearsed(pack: LanguagePack, tasks: Sequence[Task], *, asking: int) -> list[tuple[Message, ...]]:
@@ -348,7 +414,7 @@ RECIPE = Recipe(
     name="chatdoctor",
     summary="a patient and a doctor out of rows of medical knowledge, or of topics of health (ChatDoctor)",
     source="Kent0n-Li/ChatDoctor",
-    styles=("single", "dialogue"),
+    styles=("single", "dialogue", "stepwise"),
     prompts=("chatdoctor",),
     variables=VARIABLES,
     stages=stages,

@@ -48,6 +48,9 @@ BOTH = Sampling(max_tokens=2048, temperature=1.0, top_p=1.0, min_p=0.05, top_k=0
 PERSON = Sampling(max_tokens=160, temperature=1.0, top_p=1.0, min_p=0.05, top_k=0)
 """What the person says next; `sampling.max_tokens` is meant for replies and does not change it."""
 
+LINE = Sampling(max_tokens=64, temperature=0.6, top_p=0.95, min_p=0.05, top_k=0, stop=("\n",), logprobs=True)
+"""The person's next line in a transcript that a small model goes on with; the topic brings variety enough."""
+
 STOPS = ("end_marker", "natural_close", "max_turns", "token_budget", "repeated_turn", "empty_turn")
 """Why a dialogue ended, as its `extra["stop"]` says:
 
@@ -405,9 +408,11 @@ async def self_chat(
         speaker: Speaker = "assistant" if messages and messages[-1].role == "user" else "user"
         shown, left_out = trimmed(messages, limits.history_tokens)
         most = max(most, left_out)
-        completion = await draw.complete(ask(speaker, shown, exchanges(messages[len(opening) :])))
-        said.append(f"{voices.marker(speaker)} {completion.text}")
-        turn = read_turn(completion.text, speaker, voices)
+        request = ask(speaker, shown, exchanges(messages[len(opening) :]))
+        completion = await draw.complete(request)
+        text = f"{_begun(request, voices.marker(speaker))}{completion.text}"
+        said.append(f"{voices.marker(speaker)} {text}")
+        turn = read_turn(text, speaker, voices)
         content = turn.content
         if speaker == "user" and content and completion.logprob is not None:
             logprob = min(completion.logprob, 0.0 if logprob is None else logprob)
@@ -428,6 +433,11 @@ async def self_chat(
                 return Chat(messages, "", "\n".join(said), logprob=logprob, rejection=rejection)
 
 
+def _begun(request: Request, marker: str) -> str:
+    """Return the words of a turn that a raw prompt puts into the mouth of the side whose turn it is."""
+    return request.prompt.rpartition(marker)[2] if request.prompt is not None and marker in request.prompt else ""
+
+
 def _stop(turn: Turn, speaker: Speaker) -> str:
     if not turn.content:
         return "end_marker" if turn.ended else "empty_turn"
@@ -440,6 +450,49 @@ def is_cut(completion: Completion, texts: Sequence[str], pack: LanguagePack) -> 
     """Tell whether a completion was cut off; where the server does not say, by plain signs in the last of `texts`."""
     cut = truncated(completion)
     return looks_cut(texts, pack) if cut is None and texts else bool(cut)
+
+
+# --- a transcript that a small model goes on with
+
+TRANSCRIPT = frozenset({"topic", "persona", "history", "user", "assistant", "language"})
+"""What the prompt of the style `stepwise` may use."""
+
+_TOPIC_LENGTH = 200
+
+
+def transcript(brief: Brief, voices: Voices, topic: str, history: Sequence[Message], **known: Any) -> str:
+    """Render a transcript that ends with a marker, so that one side's line comes next: the person's, by most prompts.
+
+    The topic is shown in one line and up to 200 characters; `known` is what else a prompt may use.
+    """
+    return (
+        brief.prompts["stepwise"]
+        .render(
+            topic=" ".join(topic.split())[:_TOPIC_LENGTH].rstrip(),
+            history=render(history, voices),
+            user=voices.marker("user"),
+            assistant=voices.marker("assistant"),
+            language={"tag": brief.pack.tag, "name": brief.pack.name},
+            **known,
+        )
+        .rstrip()
+    )
+
+
+def next_line(brief: Brief, text: str, preset: Sampling = LINE) -> Request:
+    """Return the request for the next line of a transcript, raw where the endpoint goes on with prompts.
+
+    Models of some hundred million parameters can't play somebody when told to; they do go on with a transcript.
+    """
+    line = replace(brief.sampling(preset), max_tokens=preset.max_tokens)  # `sampling.max_tokens` is meant for replies
+    if brief.capabilities.completions:
+        return Request(line, prompt=text)
+    return Request(line, messages=(Message("user", text),))
+
+
+def stepwise_filters(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the filters of a recipe with the one for what a model was unsure of behind the first."""
+    return (*names[:1], "low_logprob", *names[1:])
 
 
 # --- what comes out

@@ -3,22 +3,38 @@
 Its card says what was done, not how: the 175 seed tasks of Alpaca rewritten in several languages, with tasks of
 grammar, of language understanding and across languages, many of them over several turns. Here one completion holds a
 conversation of one of these kinds. Several languages share a dataset by `--quota en=0.4,zh=0.3,ja=0.3`; its export
-packs the earlier turns into the instruction.
+packs the earlier turns into the instruction. In the style `stepwise`, for small models, two sides talk in turn as in
+`baize`, about the seed task's matter; that is the kind "chat", and there is no other.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from selfinstruct.errors import ConfigError
 from selfinstruct.filters import DEFAULT_FILTERS
 from selfinstruct.languages import LanguagePack, load_pack
-from selfinstruct.markers import END, voices
+from selfinstruct.markers import END, Speaker, voices
 from selfinstruct.recipes import Brief, Recipe, Rehearsal
-from selfinstruct.recipes.dialogue import BOTH, fitted, limits_of, rehearsed, render, transcript_candidate
+from selfinstruct.recipes.alpaca import ANSWER
+from selfinstruct.recipes.dialogue import (
+    BOTH,
+    TRANSCRIPT,
+    chat_candidate,
+    fitted,
+    in_turn,
+    limits_of,
+    next_line,
+    rehearsed,
+    render,
+    self_chat,
+    stepwise_filters,
+    transcript,
+    transcript_candidate,
+)
 from selfinstruct.stages import Draw, Stage
-from selfinstruct.values import Candidate, Dialogue, Message, Request, Task
+from selfinstruct.values import Candidate, Capabilities, Dialogue, Message, Request, Task
 
 KINDS = ("chat", "grammar", "understanding", "crosslingual")
 """What a conversation is about: the seed task's own matter, the language itself, a text, or two languages."""
@@ -28,6 +44,15 @@ _TALK = frozenset({"kind", "seeds", "other", "pick", "user", "assistant", "end",
 
 def stages(brief: Brief) -> tuple[Stage, ...]:
     """Lay out the one growing stage: a conversation out of a seed task."""
+    filters, novelty = DEFAULT_FILTERS["dialogues"], ("subject", "whole")
+    if brief.style == "stepwise":
+        return (
+            Stage("dialogues", _in_turn(brief), 0.7, brief.seeds, filters=stepwise_filters(filters), novelty=novelty),
+        )
+    return (Stage("dialogues", _both(brief), 0.7, seeds=brief.seeds, filters=filters, novelty=novelty),)
+
+
+def _both(brief: Brief) -> Callable[[Draw], Awaitable[Sequence[Candidate]]]:
     who, sampling = voices(brief.pack), fitted(brief, BOTH, 0.5)
     limits = limits_of(brief, sampling)
     others = _others(brief)
@@ -43,12 +68,32 @@ def stages(brief: Brief) -> tuple[Stage, ...]:
         across = other.tag if other else ""
         return [transcript_candidate(begun, completion, limits, who, brief.pack, across=across)]
 
-    filters, novelty = DEFAULT_FILTERS["dialogues"], ("subject", "whole")
-    return (Stage("dialogues", draw, 0.7, seeds=brief.seeds, filters=filters, novelty=novelty),)
+    return draw
+
+
+def _in_turn(brief: Brief) -> Callable[[Draw], Awaitable[Sequence[Candidate]]]:
+    who, reply = voices(brief.pack), fitted(brief, ANSWER, 0.25)
+    limits = limits_of(brief, reply, preview(brief))
+    (kind,) = _kinds(brief)
+
+    async def draw(draw: Draw) -> list[Candidate]:
+        (shown,) = draw.demonstrations(seed=1, machine=0)
+
+        def ask(speaker: Speaker, history: Sequence[Message], turns: int) -> Request:
+            if speaker == "assistant":
+                return Request(reply, messages=tuple(history))
+            return next_line(brief, transcript(brief, who, shown.instruction, history, persona=""))
+
+        chat = await self_chat(draw, ask, limits, who, brief.pack)
+        return [chat_candidate(Dialogue((), extra={"kind": kind, "language": brief.pack.tag}), chat, limits)]
+
+    return draw
 
 
 def preview(brief: Brief) -> str:
     """Render the prompt out of the first seed task."""
+    if brief.style == "stepwise":
+        return transcript(brief, voices(brief.pack), brief.seeds[0].instruction, (), persona="")
     others = _others(brief)
     return _render(brief, brief.seeds[:1], _kinds(brief)[0], others[0] if others else None, 0)
 
@@ -81,6 +126,10 @@ def _kinds(brief: Brief) -> list[str]:
             raise ConfigError(f"options.kinds: there is no {kind!r}; did you mean {close[0]}?")
     others = _others(brief)
     kinds = [kind for kind in brief.options["kinds"] if others or kind != "crosslingual"]
+    if brief.style == "stepwise":
+        if "chat" not in kinds:
+            raise ConfigError("options.kinds: the style stepwise knows only chat; take --set style=chat for the others")
+        return ["chat"]
     if not kinds:
         raise ConfigError(
             f"options.kinds: name at least one of {', '.join(KINDS)}; crosslingual also needs another language in "
@@ -98,6 +147,8 @@ def _others(brief: Brief) -> list[LanguagePack]:
 def rehearse(pack: LanguagePack, style: str, tasks: Sequence[Task]) -> Rehearsal:
     """Say talks made of the given tasks."""
     talks = rehearsed(pack, tasks)
+    if style == "stepwise":
+        return Rehearsal(in_turn(talks), tuple(map(Dialogue, talks)), capabilities=Capabilities(completions=True))
     transcripts = iter([f"{render(talk, voices(pack))}\n{END}" for talk in talks])
     return Rehearsal(lambda request: next(transcripts, END), tuple(map(Dialogue, talks)))
 
@@ -106,9 +157,9 @@ RECIPE = Recipe(
     name="guanaco",
     summary="seed tasks become conversations of several kinds, in several languages at once (Guanaco)",
     source="JosephusCheung/GuanacoDataset",
-    styles=("chat",),
-    prompts=("guanaco",),
-    variables={"chat": {"": _TALK}},
+    styles=("chat", "stepwise"),
+    prompts=("guanaco", "baize"),
+    variables={"chat": {"": _TALK}, "stepwise": {"stepwise": TRANSCRIPT}},
     stages=stages,
     preview=preview,
     export="guanaco",

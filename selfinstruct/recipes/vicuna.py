@@ -1,7 +1,8 @@
 """Vicuna: answers over several turns to prompts that people gave (ShareGPT's shape, lm-sys/FastChat `fastchat/data`).
 
 ShareGPT was collected, not generated. Here a first prompt or a dialogue of yours is gone on with: the assistant
-answers, another model plays the person, and so on. A dialogue that ends on a question gets its answer first.
+answers, another model plays the person, and so on. A dialogue that ends on a question gets its answer first. In the
+style `stepwise`, for small models, the person's lines go on with a transcript as in `baize`.
 """
 
 from __future__ import annotations
@@ -15,29 +16,35 @@ from selfinstruct.formats.shape import prompt_dialogue, user_text
 from selfinstruct.languages import LanguagePack
 from selfinstruct.markers import END, Speaker, voices
 from selfinstruct.recipes import Brief, Recipe, Rehearsal
+from selfinstruct.recipes.alpaca import ANSWER
 from selfinstruct.recipes.dialogue import (
     PERSON,
     REPLY,
+    TRANSCRIPT,
     about,
     chat_candidate,
     fitted,
     in_turn,
     limits_of,
+    next_line,
     read_topics,
     rehearsed,
     render,
     self_chat,
+    stepwise_filters,
+    transcript,
 )
 from selfinstruct.stages import Draw, Stage
-from selfinstruct.values import Candidate, Comparison, Dialogue, Message, Record, Rejection, Request, Task
+from selfinstruct.values import Candidate, Capabilities, Comparison, Dialogue, Message, Record, Rejection, Request, Task
 
 
 def stages(brief: Brief) -> tuple[Stage, ...]:
     """Lay out the one stage: each row of the input is gone on with."""
-    who, reply = voices(brief.pack), fitted(brief, REPLY, 0.25)
+    stepwise = brief.style == "stepwise"
+    who, reply = voices(brief.pack), fitted(brief, ANSWER if stepwise else REPLY, 0.25)
     stop = (f"\n{who.marker('assistant')}",)
     person = replace(brief.sampling(PERSON), max_tokens=PERSON.max_tokens, stop=stop)
-    limits = limits_of(brief, reply, _next(brief, "", 0, (), 0))
+    limits = limits_of(brief, reply, preview(brief))
     personas = brief.options["personas"]
 
     async def draw(draw: Draw) -> list[Candidate]:
@@ -52,19 +59,26 @@ def stages(brief: Brief) -> tuple[Stage, ...]:
         def ask(speaker: Speaker, history: Sequence[Message], turns: int) -> Request:
             if speaker == "assistant":
                 return Request(reply, messages=(*system, *history))
+            if stepwise:
+                return next_line(brief, transcript(brief, who, _topic(given), history, persona=persona))
             text = _next(brief, persona, draw.rng.randrange(1000), history, turns)
             return Request(person, messages=(Message("user", text),))
 
         chat = await self_chat(draw, ask, limits, who, brief.pack, given.messages)
         return [chat_candidate(given, chat, limits, given=len(given.messages), persona=persona)]
 
-    return (Stage("dialogues", draw, items=brief.items or (), filters=DEFAULT_FILTERS["dialogues"]),)
+    filters = DEFAULT_FILTERS["dialogues"]
+    return (
+        Stage("dialogues", draw, items=brief.items or (), filters=stepwise_filters(filters) if stepwise else filters),
+    )
 
 
 def preview(brief: Brief) -> str:
     """Render the prompt for the person's next words."""
-    asked = Message("user", "..."), Message("assistant", "...")
-    return _next(brief, next(iter(brief.options["personas"]), ""), 0, asked, brief.options["min_turns"])
+    asked, persona = (Message("user", "..."), Message("assistant", "...")), next(iter(brief.options["personas"]), "")
+    if brief.style == "stepwise":
+        return transcript(brief, voices(brief.pack), "...", asked, persona=persona)
+    return _next(brief, persona, 0, asked, brief.options["min_turns"])
 
 
 def opening(item: Record) -> Dialogue:
@@ -77,6 +91,11 @@ def opening(item: Record) -> Dialogue:
     messages = dialogue.messages or (Message("user", dialogue.topic),)
     known = about(dialogue, dialogue.topic)
     return replace(known, messages=messages, system=dialogue.system, id=item.id or dialogue.id)
+
+
+def _topic(given: Dialogue) -> str:
+    """Return what a dialogue is about: its topic, else what the person asked first."""
+    return given.topic or next((message.content for message in given.messages if message.role == "user"), "")
 
 
 def _unfit(given: Dialogue) -> Rejection | None:
@@ -100,16 +119,20 @@ def rehearse(pack: LanguagePack, style: str, tasks: Sequence[Task]) -> Rehearsal
     """Go on with the first questions of talks made of the given tasks."""
     talks = rehearsed(pack, tasks)
     lines = [json.dumps({"messages": [{"role": "user", "content": talk[0].content}]}) for talk in talks]
-    return Rehearsal(in_turn(talks, given=2), tuple(map(Dialogue, talks)), "\n".join(lines))
+    can = Capabilities(completions=style == "stepwise")
+    return Rehearsal(in_turn(talks, given=2), tuple(map(Dialogue, talks)), "\n".join(lines), can)
 
 
 RECIPE = Recipe(
     name="vicuna",
     summary="go on with given prompts or dialogues over several turns (ShareGPT's shape)",
     source="lm-sys/FastChat",
-    styles=("chat",),
-    prompts=("vicuna",),
-    variables={"chat": {"user": frozenset({"persona", "pick", "history", "may_end", "end", "language"})}},
+    styles=("chat", "stepwise"),
+    prompts=("vicuna", "baize"),
+    variables={
+        "chat": {"user": frozenset({"persona", "pick", "history", "may_end", "end", "language"})},
+        "stepwise": {"stepwise": TRANSCRIPT},
+    },
     stages=stages,
     preview=preview,
     export="sharegpt",

@@ -65,7 +65,7 @@ def write(text: str, rng: random.Random, damage: float = 0.0) -> tuple[str, str]
             for each in ((user, ask(rng, chinese)), (assistant, say(rng, chinese)))
         ]
         return _both(turns, rng, wrong)
-    if re.match(r"Conversations between|下面是普通人与助手", text):
+    if re.match(r"Conversations |Letters of|下面是(普通人与助手|病人写给|几段问诊)", text):
         said = ask(rng, chinese)
         return rng.choice(["", "[Assistant] Well.", f"**{said}**"]) if wrong else f" {said}", "stop"
     if re.match(r"You play|请你扮演|下面是一个人与", text):

@@ -13,11 +13,13 @@ from selfinstruct import formats
 from selfinstruct.errors import ConfigError
 from selfinstruct.filters.dialogues import questions
 from selfinstruct.languages import load_pack
+from selfinstruct.markers import voices
 from selfinstruct.plan import plan
 from selfinstruct.store import RunView
 from selfinstruct.values import Dialogue, Message
 from tests.backends.endpoint import Endpoint
 from tests.recipes.runs import Dataset, Speak, grow, judged_again, rebuilt, rejected, scripted, served, written
+from tests.recipes.talk import model, work
 from tests.recipes.test_chatdoctor import LINES, WORDS, table
 from tests.test_run import run_options, selfinstruct, start, wait_for
 
@@ -130,6 +132,38 @@ def test_other_languages(tag: str, tmp_path: Path) -> None:
     assert any(f"[{pack.roles.doctor[0]}] " in text and f"[{pack.roles.patient[0]}] " in text for text in asked)
     assert tag == "en" or all("in sw" in text for text in asked)
     assert all(questions(r.messages[1].content, pack) for _, r in dataset if isinstance(r, Dialogue))
+
+
+@pytest.mark.parametrize("tag", ["en", "zh"])
+def test_a_small_model_asks_by_going_on_with_a_transcript(
+    tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    data, pack = table(tmp_path / "rows.csv"), load_pack(tag)
+    settings: dict[str, Any] = {"language": tag, "style": "stepwise", "filters": {"ungrounded": False}}
+    with Endpoint(model()) as server:
+        found = work("bianque", server, tmp_path / "r", {"model": "vllm/test"}, settings, input=str(data))
+        sent = [request.json for request in server.requests]
+    assert len(found) == 8
+    who = voices(pack, "patient", "doctor")
+    raw = [each["prompt"] for each in sent if "prompt" in each]
+    lines = {
+        side: [text for text in raw if text.splitlines()[-1].startswith(side)]
+        for side in (who.marker("user"), who.marker("assistant"))
+    }
+    assert all(text.endswith(who.marker("user")) for text in lines[who.marker("user")])
+    begun = [text.rpartition(who.marker("assistant"))[2].strip() for text in lines[who.marker("assistant")]]
+    assert all(begun)
+    assert {reply.content for reply in found[0].messages if reply.content.startswith(begun[0])}
+    assert all("Gout" not in text and "Colchicine" not in text for text in lines[who.marker("assistant")])
+    assert any("Gout pain; fever; tiredness" in text or "Gout pain；" in text for text in lines[who.marker("user")])
+    advising = [each["messages"] for each in sent if "messages" in each]
+    assert [each[-1]["role"] for each in advising] == ["user"] * 8
+    assert all("Colchicine" in each[0]["content"] for each in advising if "Gout" in each[0]["content"])
+    for record in found:
+        replies = [message.content for message in record.messages if message.role == "assistant"]
+        assert all(questions(reply, pack) for reply in replies[:-1])
+        assert not questions(replies[-1], pack)
 
 
 def test_rows_of_knowledge_are_what_the_patient_has(tmp_path: Path) -> None:

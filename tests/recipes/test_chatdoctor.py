@@ -24,6 +24,7 @@ from selfinstruct.store import RunView
 from selfinstruct.values import Candidate, Dialogue, Instance, Message, Task
 from tests.backends.endpoint import Endpoint
 from tests.recipes.runs import Dataset, Speak, grow, judged_again, rebuilt, rejected, scripted, served, written
+from tests.recipes.talk import model, work
 from tests.test_run import run_options, selfinstruct, start, wait_for
 
 EN = load_pack("en")
@@ -422,6 +423,25 @@ def test_single_answers_about_topics(tag: str, instruction: str, tmp_path: Path)
     assert {row["instruction"] for row in rows} == {instruction}
     translations = [request for request in backend.asked if "Translate" in request.messages[0].content]
     assert len(translations) == (tag == "sw"), "an instruction that is not worded in the language is translated once"
+
+
+@pytest.mark.parametrize("tag", ["en", "zh"])
+def test_a_small_model_writes_a_letter_and_then_replies(
+    tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    settings = {"model": "vllm/test", "language": tag, "style": "stepwise"}
+    with Endpoint(model()) as server:
+        work("chatdoctor", server, tmp_path / "r", settings, target=4)
+        sent = [request.json for request in server.requests]
+    with RunView.open(tmp_path / "r") as view:
+        cases = [record.instances[0] for _, record in view.dataset() if isinstance(record, Task)]
+    assert len(cases) == 4
+    letters = [each["prompt"] for each in sent if "prompt" in each]
+    assert all(text.endswith(f"[{load_pack(tag).roles.patient[0]}]") for text in letters)
+    replies = [each["messages"] for each in sent if "messages" in each]
+    assert [[said["role"] for said in each] for each in replies] == [["system", "user"]] * len(replies)
+    assert {case.input for case in cases} <= {each[1]["content"] for each in replies}
 
 
 def test_a_quota_of_kinds_of_complaint(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from selfinstruct import formats
 from selfinstruct.errors import ConfigError
 from selfinstruct.formats.shape import user_text
 from selfinstruct.languages import load_pack
+from selfinstruct.markers import voices
 from selfinstruct.plan import plan
 from selfinstruct.recipes.guanaco import KINDS
 from selfinstruct.seeds import load_tasks, path_for
@@ -74,6 +75,22 @@ def test_the_export_packs_the_history(endpoint: Endpoint, tmp_path: Path) -> Non
     assert back == [each.messages for each in found]
 
 
+@pytest.mark.parametrize("tag", ["en", "zh"])
+def test_a_small_model_goes_on_with_a_transcript_about_a_seed_task(
+    tag: str, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    found = work("guanaco", endpoint, tmp_path / "r", {"model": "vllm/test"}, target=5, style="stepwise", language=tag)
+    assert {dialogue.extra["kind"] for dialogue in found} == {"chat"}
+    path, who = path_for(tag), voices(load_pack(tag))
+    assert path is not None
+    topics = [" ".join(task.instruction.split())[:200] for task in load_tasks(path)]
+    raw = [request.json["prompt"] for request in endpoint.requests if "prompt" in request.json]
+    assert all(text.endswith(f"\n{who.marker('user')}") for text in raw)
+    assert all(any(topic in text for topic in topics) for text in raw)
+    assert all(dialogue.messages[0].content not in topics for dialogue in found)
+    assert all(each.content not in raw[0] for each in found[0].messages), "the first line has nothing before it"
+
+
 @pytest.mark.parametrize("tag", ["en", "zh", "ja", "sw"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_prompt_of_every_kind_says_what_it_must(kind: str, tag: str) -> None:
@@ -97,3 +114,5 @@ def test_kinds_are_checked_before_anything_is_asked() -> None:
             plan([{"recipe": "guanaco", "model": "openai/x", "options": {"kinds": wanted}}])
     with pytest.raises(ConfigError, match="across"):
         plan([{"recipe": "guanaco", "model": "openai/x", "options": {"kinds": ["crosslingual"], "across": ["en"]}}])
+    with pytest.raises(ConfigError, match=r"options\.kinds: the style stepwise knows only chat"):
+        plan([{"recipe": "guanaco", "model": "vllm/x", "style": "stepwise", "options": {"kinds": ["grammar"]}}])

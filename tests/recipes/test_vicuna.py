@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from selfinstruct.errors import ConfigError
+from selfinstruct.languages import load_pack
+from selfinstruct.markers import voices
 from selfinstruct.plan import plan
+from selfinstruct.recipes.dialogue import render
 from selfinstruct.store import RunView
 from selfinstruct.values import Dialogue, Message
 from tests.backends.endpoint import Endpoint, Reply, Seen, chat
@@ -140,3 +143,20 @@ def test_a_sharegpt_dump_keeps_its_ids(endpoint: Endpoint, tmp_path: Path) -> No
 def test_it_needs_an_input() -> None:
     with pytest.raises(ConfigError, match="--input"):
         plan([{"recipe": "vicuna", "model": "openai/x"}])
+
+
+@pytest.mark.parametrize("tag", ["en", "zh"])
+def test_a_small_model_goes_on_with_a_transcript(tag: str, endpoint: Endpoint, tmp_path: Path) -> None:
+    asked = "What keeps a beehive warm in winter?" if tag == "en" else "冬天这么冷，蜂箱里的蜜蜂怎么保暖？"
+    data = rows(tmp_path / "in.jsonl", [("user", f"{asked}\n{'？' * 300}")])
+    style = {"model": "vllm/test", "style": "stepwise", "options": {"turns": 3}}
+    (found,) = work("vicuna", endpoint, tmp_path / "r", style, input=data, language=tag)
+    assert roles(found) == "uauaua"
+    who = voices(load_pack(tag))
+    raw = [request.json["prompt"] for request in endpoint.requests if "prompt" in request.json]
+    assert len(raw) == 2, "the first prompt was given"
+    assert all(text.endswith(f"\n{who.marker('user')}") for text in raw)
+    assert all(render(found.messages[:2], who) in text for text in raw)
+    topic = raw[0].rpartition(f"\n{who.marker('user')} {asked}")[0].splitlines()[-1]
+    assert topic.endswith("？？"), "a long first prompt is shown in one line"
+    assert len(topic) < 220
