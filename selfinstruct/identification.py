@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any
 
 from selfinstruct.errors import ConfigError
-from selfinstruct.languages import LanguagePack, is_unspaced, own_scripts, script, tokens
+from selfinstruct.languages import LanguagePack, ascii_letters, is_unspaced, own_scripts, script, tokens
 
 _BLOCK = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)", re.DOTALL)
 _INLINE = re.compile(r"`[^`\n]+`|\b(?:https?://|www\.)\S+|\S+@\S+\.\w+|</?[A-Za-z][^<>\n]{0,80}>")
@@ -27,8 +27,11 @@ _MARKS = ("`", "~~~", "://", "www.", "@", "<")
 """Without one of these neither is in a text."""
 _CODE = re.compile(
     r"[;{}]\s*\Z|\A\s*[\w.]+\(.*\)\s*\Z|\w\([^)\n]*\)\s*[:;.{]|\s(?:[-+*/]?=|==|!=|->|=>|&&|\|\|)\s"
-    r"|\A\s*(?:import|return|def|class|SELECT|INSERT|CREATE|const|let|var|function)\s|\bfrom \w+ import\b"
+    r"|\bfrom \w+ import\b"
 )
+_CODE_SIGNS = re.compile(r"[;{}(=>&|]| import\b")
+"""Without one of these it finds nothing; most lines have none, and need not be looked at in six ways at each place."""
+_STATEMENT = re.compile(r"\s*(?:import|return|def|class|SELECT|INSERT|CREATE|const|let|var|function)\s")
 
 # The Han characters of each way of writing, by the standard its countries type in; the codecs ship with Python.
 # Measured on our seeds they beat OpenCC's tables, which take a 里 or 台 that both standards have for a mistake.
@@ -172,8 +175,13 @@ def _model() -> Any:
 def _is_prose(line: str) -> bool:
     """Tell a line of words from code, a table and a sum: two fifths of it letters, and none of the signs of code."""
     shown = "".join(line.split())
-    words = sum(count for char, count in Counter(shown).items() if unicodedata.category(char)[0] in "LM")
-    return 5 * words >= 2 * len(shown) and not _CODE.search(line)
+    if shown.isascii():
+        words = ascii_letters(shown)
+    else:
+        words = sum(count for char, count in Counter(shown).items() if unicodedata.category(char)[0] in "LM")
+    if 5 * words < 2 * len(shown) or _STATEMENT.match(line):
+        return False
+    return not (_CODE_SIGNS.search(line) and _CODE.search(line))
 
 
 @lru_cache(maxsize=16384)

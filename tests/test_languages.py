@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from selfinstruct import resources
 from selfinstruct.errors import ConfigError
-from selfinstruct.languages import LanguagePack, Phrases, Roles, load_pack, read_pack, script, tokens
+from selfinstruct.languages import (
+    LanguagePack,
+    Phrases,
+    Roles,
+    load_pack,
+    read_pack,
+    script,
+    script_counts,
+    tokens,
+)
 
 EN = load_pack("en")
 ZH = load_pack("zh")
@@ -298,3 +307,11 @@ def test_script_share() -> None:
 )  # fmt: skip
 def test_script_of_a_letter(char: str, code: str) -> None:
     assert script(char) == code
+
+
+@given(st.text(st.characters(codec="ascii")) | st.text())
+def test_letters_are_counted_by_script_in_the_order_they_come(text: str) -> None:
+    expected: dict[str, int] = {}
+    for char in filter(str.isalpha, text):
+        expected[script(char)] = expected.get(script(char), 0) + 1
+    assert list(script_counts(text).items()) == list(expected.items())

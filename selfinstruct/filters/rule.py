@@ -49,7 +49,7 @@ def of_record(name: str, judge: Callable[[Task | Dialogue, Candidate], Verdict])
     """Return the filter that asks `judge` about tasks and dialogues."""
 
     def check(candidate: Candidate) -> Rejection | None:
-        if not isinstance(candidate.record, Task | Dialogue):
+        if not isinstance(candidate.record, (Task, Dialogue)):
             return None
         verdict = judge(candidate.record, candidate)
         return None if verdict is None else Rejection(name, *verdict)
