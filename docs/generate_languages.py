@@ -209,11 +209,13 @@ def page(checked: Mapping[str, Checked], scores: Mapping[str, Score], by_script:
         "- the seeds: readable, none rejected by a filter of any style, each read back when shown in a prompt;",
         "- the topics: readable, none twice;",
         "- the prompts: they parse, and use all that their English original uses;",
-        "- a rehearsal of every recipe and style that says how: a run over the real loop, store and filters in which",
+        "- a rehearsal of every recipe in each of its styles: a run over the real loop, store and filters in which",
         "  replies made of the pack's own seeds and labels take the place of a model, and must come back as they were.",
+        "  Of MOSS's commands a search is really made, in the seeds themselves; `translate` puts text back into the",
+        "  language, and `language-pack` drafts the pack anew with its own words.",
         "",
-        "A recipe says how with `Recipe.rehearse(pack, style, tasks)`: it returns a `Rehearsal` with a function that",
-        "replies to each request, and the records that must come of it.",
+        "A recipe of your own is rehearsed too where it says how with `Recipe.rehearse(pack, style, tasks)`: it",
+        "returns a `Rehearsal` with a function that replies to each request, and the records that must come of it.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -246,9 +246,9 @@ def _rehearsal_faults(recipe: Recipe, style: str, pack: LanguagePack, tasks: Seq
     assert recipe.rehearse is not None
     # What the model says and what it is shown are different tasks, or it would only copy.
     shown, said = tasks[::2], tasks[1::2][:REHEARSED]
-    rehearsal = recipe.rehearse(pack, style, said)
     lost: list[str] = []
     try:
+        rehearsal = recipe.rehearse(pack, style, said)
         came = asyncio.run(_run(recipe, style, pack, shown, rehearsal, lost.append))
     except SelfInstructError as error:
         yield str(error)
@@ -304,7 +304,6 @@ def _plan(
         "style": style,
         "model": _MODEL,
         "target": len(rehearsal.expected),
-        "options": dict(rehearsal.options),
         # One draw at a time, so that replies come in the order they were written in.
         "concurrency": 1,
         "window": 1,
@@ -314,16 +313,20 @@ def _plan(
     if rehearsal.input:
         (folder / "input").write_text(rehearsal.input, encoding="utf-8")
         settings["input"] = str(folder / "input")
-    return plan([settings], fetch=False, stored={"": shown})
+    if rehearsal.corpus:
+        (folder / "corpus.jsonl").write_text(rehearsal.corpus, encoding="utf-8")
+        search = {"corpus": str(folder / "corpus.jsonl"), "results": 1, "snippet": len(rehearsal.corpus)}
+        settings["tools"] = [*recipe.tools, {"search": search}]
+    return plan([settings, rehearsal.settings], fetch=False, stored={"": shown})
 
 
 def _bare(record: Record) -> Record:
-    """Return a record without what a run adds: ids, topics, notes, and the capital that an instruction gets."""
+    """Return a record without what a run adds: ids, topics, notes, what the assistant is told, the first capital."""
     if isinstance(record, Comparison):
         responses = tuple(replace(response, id="") for response in record.responses)
         return replace(record, responses=responses, id="", extra={})
     if isinstance(record, Dialogue):
-        return replace(record, topic="", id="", extra={})
+        return replace(record, system="", topic="", id="", extra={})
     said = record.instruction
     return replace(record, instruction=said[:1].upper() + said[1:], id="", name="", extra={})
 

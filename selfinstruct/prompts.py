@@ -97,7 +97,12 @@ def read(path: Path, language: str, variables: frozenset[str]) -> Prompt:
 
 def variables_of(prompt: Prompt) -> frozenset[str]:
     """Return the variables that a prompt uses."""
-    return frozenset(jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(prompt.source)))
+    return _variables(prompt.source)
+
+
+@functools.lru_cache(maxsize=128)
+def _variables(source: str) -> frozenset[str]:
+    return frozenset(jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(source)))
 
 
 def _read(path: Path) -> str:

@@ -24,6 +24,7 @@ from selfinstruct.identification import version
 from selfinstruct.language_check import Checked
 from selfinstruct.languages import LanguagePack, _Loader, load_pack
 from selfinstruct.recipes import Rehearsal, alpaca
+from selfinstruct.tools import failure
 from selfinstruct.values import Candidate, Task
 from tests.language_id.evaluate import evaluate
 
@@ -98,7 +99,9 @@ def test_the_shipped_material_has_no_fault(tag: str) -> None:
     assert result.seeds >= 60
     assert result.topics >= 60
     assert result.prompts >= 2
-    assert {f"alpaca ({style})" for style in alpaca.RECIPE.styles} < set(result.rehearsed)
+    assert set(result.rehearsed) == {
+        f"{name} ({style})" for name in plugins.BUILT_IN["recipes"] for style in plugins.load("recipes", name).styles
+    }, "every recipe that ships says how each of its styles is rehearsed"
 
 
 # What a run in no other language would need, so no reader asks for it.
@@ -165,7 +168,7 @@ def test_what_is_wrong_in_a_pack_is_named(own: Path, tag: str, path: tuple[str, 
 def test_faulty_seeds_and_topics_are_named(
     own: Path, monkeypatch: pytest.MonkeyPatch, name: str, change: Any, check: str, told: str
 ) -> None:
-    path = copy(own, "es") / name
+    path = copy(own, "es", tasks=7) / name
     if change is None:
         path.unlink()
         found = resources.find
@@ -199,7 +202,15 @@ def test_a_variable_missing_from_a_prompt_is_named(own: Path, style: str) -> Non
     assert variables >= used
 
 
+def rehearse_only(monkeypatch: pytest.MonkeyPatch, *recipes: str, **more: str) -> None:
+    """Leave these recipes and no others, which is quick."""
+    built_in = {name: plugins.BUILT_IN["recipes"][name] for name in recipes} | more
+    monkeypatch.setattr(plugins, "BUILT_IN", {**plugins.BUILT_IN, "recipes": built_in})
+
+
 def test_a_recipe_that_loses_records_fails_its_rehearsal(monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearse_only(monkeypatch, "alpaca", "belle", "self-instruct")
+
     def parse(*arguments: Any, **more: Any) -> list[Candidate]:
         return real(*arguments, **more)[:-1]
 
@@ -212,10 +223,21 @@ def test_a_recipe_that_loses_records_fails_its_rehearsal(monkeypatch: pytest.Mon
 
 
 def test_a_recipe_that_stops_fails_its_rehearsal_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearse_only(monkeypatch, "alpaca", "belle", "self-instruct")
     monkeypatch.setattr(alpaca, "parse_task_json", lambda *arguments, **more: [])
     faults = language_check.check("id").faults
     assert {fault.where for fault in faults} == {"alpaca (structured)", "belle (structured)"}
     assert all("saturated" in fault.detail for fault in faults)
+
+
+def test_a_tool_that_does_not_answer_fails_the_rehearsal_of_the_recipe_that_calls_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rehearse_only(monkeypatch, "moss", "vicuna")
+    monkeypatch.setattr("selfinstruct.tools.search.found", lambda snippets: failure("no hits"))
+    faults = language_check.check("ru").faults
+    assert {fault.where for fault in faults} == {"moss (text)", "moss (native)"}
+    assert all("rejected by tool_failed (no hits)" in fault.detail for fault in faults), faults
 
 
 def rehearse_answers(pack: LanguagePack, style: str, tasks: Sequence[Task]) -> Rehearsal:
@@ -231,14 +253,14 @@ ANSWERS = replace(alpaca.RECIPE, name="answers", styles=("list",), rehearse=rehe
 
 
 def test_a_recipe_rehearses_over_an_input_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    built_in = dict(plugins.BUILT_IN["recipes"]) | {"answers": f"{__name__}:ANSWERS"}
-    monkeypatch.setattr(plugins, "BUILT_IN", {**plugins.BUILT_IN, "recipes": built_in})
+    rehearse_only(monkeypatch, answers=f"{__name__}:ANSWERS")
     result = language_check.check("ko")
-    assert "answers (list)" in result.rehearsed
+    assert result.rehearsed == ("answers (list)",)
     assert not result.faults
 
 
-def test_material_of_ones_own_is_found_and_checked(own: Path) -> None:
+def test_material_of_ones_own_is_found_and_checked(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearse_only(monkeypatch, "alpaca")
     folder = copy(own, "es", as_tag="gl")
     assert "gl" in language_check.tags()
     assert not language_check.check("gl").faults

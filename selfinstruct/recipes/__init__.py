@@ -57,14 +57,16 @@ class Rehearsal:
 
     `reply` answers each request of a run with one request at a time; it writes what it is to say in the language's
     own labels. `expected` are the records of the last stage, in order, without ids. `input` is the content of the
-    input file, for a recipe that works through one, `options` are settings of the recipe's own.
+    input file, for a recipe that works through one, and `corpus` that of a file of documents (JSON lines) for one that
+    calls tools: a search then gives the best of them, whole. `settings` are those of the run that are not as usual.
     """
 
-    reply: Callable[[Request], str]
+    reply: Callable[[Request], str | Completion]
     expected: tuple[Record, ...]
     input: str = ""
     capabilities: Capabilities = field(default_factory=Capabilities)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    corpus: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

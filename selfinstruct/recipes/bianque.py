@@ -154,7 +154,7 @@ def rehearse(pack: LanguagePack, style: str, tasks: Sequence[Task]) -> Rehearsal
             talk, last = next(openings, ()), -1
         return talk[last + 1].content if last + 1 < len(talk) else END
 
-    return Rehearsal(reply, tuple(Dialogue(talk) for talk in talks), options={"turns": 3})
+    return Rehearsal(reply, tuple(Dialogue(talk) for talk in talks), settings={"options": {"turns": 3}})
 
 
 RECIPE = Recipe(

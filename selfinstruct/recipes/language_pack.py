@@ -19,7 +19,7 @@ from selfinstruct.errors import ConfigError, InputError
 from selfinstruct.filters import Filter, build_filters
 from selfinstruct.languages import LanguagePack, canonical, is_script, is_unspaced, load_pack, tokens
 from selfinstruct.masking import Fault, Masked, mask, unmask
-from selfinstruct.recipes import Brief, Recipe, truncated
+from selfinstruct.recipes import Brief, Recipe, Rehearsal, truncated
 from selfinstruct.recipes.translate import unnamed
 from selfinstruct.stages import Draw, Stage
 from selfinstruct.values import (
@@ -402,6 +402,57 @@ def _rejected(fault: Fault, text: str) -> Candidate:
     return Candidate(None, text, Rejection("adaptation", fault.reason, {"about": fault.about}))
 
 
+def rehearse(pack: LanguagePack, style: str, tasks: Sequence[Task]) -> Rehearsal:
+    """Draft the pack anew out of the English one, or the Chinese for English; its own words and tasks are said.
+
+    Of the other pack's tasks and topics there are two each; in the place of topics instructions are said.
+    """
+    source = "zh" if pack.tag == "en" else "en"
+    said = itertools.cycle(task for task in tasks if not pack.other_language.find(task.instruction))
+    replies: list[str] = []
+    expected: list[Record] = []
+    for item in read(f"{source}:2"):
+        made: Record
+        if isinstance(item, Task):
+            texts, made = _anew(item, said)
+            replies += texts
+        elif group := words_in(item):
+            assert isinstance(item, Dialogue)
+            words = {key: tuple(filter(_is_word, words_of(pack, key)))[:30] for key in group}
+            made = group_record(item.messages[0].content, {key: values for key, values in words.items() if values})
+            lines = [f"{key}: {' | '.join(values)}" for key, values in words.items()]
+            replies.append("\n".join(lines if len(group) > 1 else next(iter(words.values()))))
+        else:
+            replies.append(" ".join(next(said).instruction.split()))
+            made = Dialogue((Message("user", replies[-1]),))
+        expected.append(made)
+    answers = iter(replies)
+    settings = {"language": source, "input": f"{source}:2", "options": {"language": pack.tag, "name": pack.name}}
+    return Rehearsal(lambda request: next(answers, ""), tuple(expected), settings=settings)
+
+
+def _anew(item: Task, said: Iterator[Task]) -> tuple[list[str], Task]:
+    """Return what a faultless model replies about a task, in the words of others, and the task that comes of it.
+
+    What it must keep, marks and the labels that the instruction names, stands at the end.
+    """
+    exercise = _Exercise.of(item)
+    masked = (exercise.instruction, *exercise.inputs)
+    answers = [case.output if item.is_classification else next(said).instances[0].output for case in item.instances]
+    labels = answers if item.is_classification else []
+    kept = [re.findall("⟦[0-9]+⟧", each.text) for each in masked]
+    kept[0] += labels
+    texts = [" ".join([*next(said).instruction.split(), *more]) for more in kept]
+    reply = f"<instruction>{texts[0]}</instruction>" + "".join(f"\n<input>{text}</input>" for text in texts[1:])
+    instruction, *inputs = map(str, map(unmask, texts, masked))
+    given = iter(inputs)
+    cases = [
+        Instance(next(given) if case.input else "", answer)
+        for case, answer in zip(item.instances, answers, strict=True)
+    ]
+    return [reply, *answers], replace(item, instruction=instruction, instances=tuple(cases))
+
+
 RECIPE = Recipe(
     name="language-pack",
     summary="draft a language pack from another's: words, seed tasks, topics (run by `selfinstruct language new`)",
@@ -416,4 +467,5 @@ RECIPE = Recipe(
     accepts=(Task, Dialogue),
     read=read,
     options={"language": "", "name": ""},
+    rehearse=rehearse,
 )

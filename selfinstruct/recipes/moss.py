@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from selfinstruct.filters import DEFAULT_FILTERS
+from selfinstruct.languages import LanguagePack
 from selfinstruct.markers import voices
-from selfinstruct.recipes import Brief, Recipe, truncated
+from selfinstruct.recipes import Brief, Recipe, Rehearsal, truncated
 from selfinstruct.recipes.dialogue import (
     Limits,
     about,
@@ -27,14 +28,16 @@ from selfinstruct.recipes.dialogue import (
     limits_of,
     read_topics,
     read_turn,
+    rehearsed,
     render,
     tokens_of,
     topics,
 )
 from selfinstruct.stages import Draw, Stage
-from selfinstruct.tools import Call, Tool, citations, parse_commands, render_results
+from selfinstruct.tools import Call, Tool, citations, parse_commands, render_command, render_results
 from selfinstruct.tools.answers import check_answer
 from selfinstruct.tools.rendering import plain, render_items, render_sentence
+from selfinstruct.tools.search import passages
 from selfinstruct.values import (
     Candidate,
     Comparison,
@@ -47,6 +50,7 @@ from selfinstruct.values import (
     Task,
     ToolCall,
     ToolResult,
+    Usage,
 )
 
 QUESTION = Sampling(max_tokens=200, temperature=1.0, top_p=0.95)
@@ -428,6 +432,51 @@ _TEXT = _ASIDE | {
     "answer": frozenset({"results", "cites", "language"}),
 }
 
+
+def rehearse(pack: LanguagePack, style: str, tasks: Sequence[Task]) -> Rehearsal:
+    """Let the person say the given instructions and the assistant their outputs, the first after a search for them.
+
+    What is searched are the tasks themselves. The calculator is left alone: starting it takes longer than all the rest.
+    """
+    talks = rehearsed(pack, tasks)[:3]
+    documents = [{"title": "", "text": f"{talk[0].content}\n{talk[1].content}"} for talk in talks]
+    made: dict[str, tuple[str, str]] = {}
+    expected = []
+    for talk, document in zip(talks, documents, strict=True):
+        asked, found, again, more = (message.content for message in talk)
+        ((_, passage),) = passages("", document["text"], len(document["text"]) + 1)
+        reply = f"{found} <sup><|1|></sup>"
+        made |= {asked: (asked, reply), again: ("", more)}
+        call = ToolCall("Search", json.dumps({"query": asked}, ensure_ascii=False), "call_1_1")
+        result = Message("tool", f"<|1|>: {passage!r}", name="Search", tool_call_id="call_1_1")
+        told = (Message("assistant", "", asked, (call,)), result, Message("assistant", reply))
+        expected.append(Dialogue((talk[0], *told, talk[2], Message("assistant", more, again))))
+    questions = iter(made)
+
+    def reply_to(request: Request) -> str | Completion:
+        if len(request.messages) == 1:
+            return next(questions, "")
+        asked = next(message.content for message in reversed(request.messages) if _asks(message))
+        asked = asked.removeprefix("<|Human|>: ").removesuffix("<eoh>")
+        query, said = made[asked]
+        results = request.messages[-1].role == "tool" or request.messages[-1].content.startswith("<|Results|>")
+        if style == "text":
+            commands = render_command("Search", {"query": query}) if query else "None"
+            thoughts = f"<|Inner Thoughts|>: {asked}<eot>\n<|Commands|>: {commands}<eoc>"
+            return f"<|MOSS|>: {said}<eom>" if results else thoughts
+        if results or not query:
+            return Completion(said, "stop", Usage(0, 0), reasoning=asked)
+        call = ToolCall("search", json.dumps({"query": query}), "1")
+        return Completion("", "tool_calls", Usage(0, 0), reasoning=asked, tool_calls=(call,))
+
+    rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in documents)
+    return Rehearsal(reply_to, tuple(expected), corpus=rows, settings={"options": {"min_turns": 2}})
+
+
+def _asks(message: Message) -> bool:
+    return message.role == "user" and not message.content.startswith("<|Results|>")
+
+
 RECIPE = Recipe(
     name="moss",
     summary="dialogues with inner thoughts, commands to tools that really run, and answers from their results",
@@ -443,4 +492,5 @@ RECIPE = Recipe(
     read=read_topics,
     options={"turns": 2, "min_turns": 1, "history_tokens": 0, "attempts": 2, "no_tool": 0.2, "field": ""},
     tools=("calculator", "solver"),
+    rehearse=rehearse,
 )
