@@ -51,7 +51,7 @@ PERSON = Sampling(max_tokens=160, temperature=1.0, top_p=1.0, min_p=0.05, top_k=
 LINE = Sampling(max_tokens=64, temperature=0.6, top_p=0.95, min_p=0.05, top_k=0, stop=("\n",), logprobs=True)
 """The person's next line in a transcript that a small model goes on with; the topic brings variety enough."""
 
-STOPS = ("end_marker", "natural_close", "max_turns", "token_budget", "repeated_turn", "empty_turn")
+STOPS = ("end_marker", "natural_close", "max_turns", "token_budget", "repeated_turn", "empty_turn", "unsure_turn")
 """Why a dialogue ended, as its `extra["stop"]` says:
 
 end_marker      the writer put the agreed mark, or an empty turn of the person's (Baize's stop cue), at the end
@@ -60,6 +60,7 @@ max_turns       as many exchanges as wanted
 token_budget    a reply was cut off, or the dialogue grew to `dialogue_tokens`
 repeated_turn   a side said again what it had said
 empty_turn      a side said nothing, or spoke as the other
+unsure_turn     the model was unsure of what the person says next (`low_logprob`); what was said before stands
 """
 
 
@@ -398,7 +399,8 @@ async def self_chat(
 
     `ask(speaker, history, turns)` returns the request for the next turn of a side; the history it is given fits
     `limits.history_tokens`, and there have been `turns` exchanges since the `opening`. The first words of a dialogue
-    that nothing opens are screened before more is paid for it.
+    that nothing opens are screened before more is paid for it; later ones only end it where the model was unsure of
+    them.
     """
     messages = tuple(opening)
     said: list[str] = []
@@ -415,6 +417,8 @@ async def self_chat(
         turn = read_turn(text, speaker, voices)
         content = turn.content
         if speaker == "user" and content and completion.logprob is not None:
+            if messages and draw.screen(Candidate(Dialogue(messages[:1]), logprob=completion.logprob)) is not None:
+                return Chat(messages, "unsure_turn", "\n".join(said), most, shortened, logprob)
             logprob = min(completion.logprob, 0.0 if logprob is None else logprob)
         if content and not turn.leaked and not turn.ended and is_cut(completion, [content], pack):
             content = whole_sentences(content, pack)

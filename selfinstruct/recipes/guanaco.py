@@ -34,7 +34,7 @@ from selfinstruct.recipes.dialogue import (
     transcript_candidate,
 )
 from selfinstruct.stages import Draw, Stage
-from selfinstruct.values import Candidate, Capabilities, Dialogue, Message, Request, Task
+from selfinstruct.values import Candidate, Dialogue, Message, Request, Task
 
 KINDS = ("chat", "grammar", "understanding", "crosslingual")
 """What a conversation is about: the seed task's own matter, the language itself, a text, or two languages."""
@@ -75,14 +75,20 @@ def _in_turn(brief: Brief) -> Callable[[Draw], Awaitable[Sequence[Candidate]]]:
     who, reply = voices(brief.pack), fitted(brief, ANSWER, 0.25)
     limits = limits_of(brief, reply, preview(brief))
     (kind,) = _kinds(brief)
+    words = brief.pack.first_words or ("",)
+    # The talk has the instruction alone to go by.
+    alone = [task for task in brief.seeds if not any(case.input for case in task.instances)] or list(brief.seeds)
 
     async def draw(draw: Draw) -> list[Candidate]:
-        (shown,) = draw.demonstrations(seed=1, machine=0)
+        shown, word = draw.rng.choice(alone), words[draw.number % len(words)]
+        draw.show((shown,))
 
         def ask(speaker: Speaker, history: Sequence[Message], turns: int) -> Request:
             if speaker == "assistant":
                 return Request(reply, messages=tuple(history))
-            return next_line(brief, transcript(brief, who, shown.instruction, history, persona=""))
+            text = transcript(brief, who, shown.instruction, history, persona="")
+            begun = "" if history or not brief.capabilities.completions else f" {word}".rstrip()
+            return next_line(brief, f"{text}{begun}")
 
         chat = await self_chat(draw, ask, limits, who, brief.pack)
         return [chat_candidate(Dialogue((), extra={"kind": kind, "language": brief.pack.tag}), chat, limits)]
@@ -148,7 +154,7 @@ def rehearse(pack: LanguagePack, style: str, tasks: Sequence[Task]) -> Rehearsal
     """Say talks made of the given tasks."""
     talks = rehearsed(pack, tasks)
     if style == "stepwise":
-        return Rehearsal(in_turn(talks), tuple(map(Dialogue, talks)), capabilities=Capabilities(completions=True))
+        return Rehearsal(in_turn(talks), tuple(map(Dialogue, talks)))
     transcripts = iter([f"{render(talk, voices(pack))}\n{END}" for talk in talks])
     return Rehearsal(lambda request: next(transcripts, END), tuple(map(Dialogue, talks)))
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,10 @@ from selfinstruct.markers import voices
 from selfinstruct.plan import plan
 from selfinstruct.recipes.dialogue import STOPS, exchanges, render
 from selfinstruct.store import RunView
-from selfinstruct.values import Candidate, Dialogue
+from selfinstruct.testing import Scripted
+from selfinstruct.values import Candidate, Completion, Dialogue, Request, Usage
 from tests.backends.endpoint import Endpoint, Reply, Seen, chat
+from tests.recipes.runs import grow
 from tests.recipes.talk import ask, model, say, work
 from tests.test_run import selfinstruct
 
@@ -131,6 +134,32 @@ def test_a_small_model_goes_on_with_a_transcript(tag: str, endpoint: Endpoint, t
     assert any(render(found[0].messages[:2], who) in text for text in raw)
     assert {tuple(request.json["stop"]) for request in endpoint.requests if "prompt" in request.json} == {("\n",)}
     assert all(sound(dialogue, tag) and dialogue.extra["stop"] == "max_turns" for dialogue in found)
+
+
+@pytest.mark.parametrize(("unsure", "turns"), [(0, None), (1, 1), (2, 2), (9, 3)])
+def test_what_a_small_model_is_unsure_of_ends_the_talk_and_costs_nothing_before_it(
+    unsure: int, turns: int | None, tmp_path: Path
+) -> None:
+    who = voices(load_pack("en"))
+
+    def answer(request: Request) -> Completion:
+        rng = random.Random(request.seed)
+        if request.prompt is None:
+            return Completion(say(rng), "stop", Usage(9, 9), "m")
+        asked = request.prompt.rpartition("\nTopic: ")[2].count(who.marker("user")) - 1
+        return Completion(f" {ask(rng)}", "stop", Usage(9, 9), "m", logprob=-3.0 if asked == unsure else -1.0)
+
+    (tmp_path / "t.txt").write_text("Why do tides come twice a day?", encoding="utf-8")
+    settings: dict[str, Any] = {"style": "stepwise", "options": {"turns": 3}, "input": str(tmp_path / "t.txt")}
+    found = grow(tmp_path / "r", "baize", Scripted(answer), filters={"low_logprob": {"minimum": -1.75}}, **settings)
+    if turns is None:
+        with RunView.open(tmp_path / "r") as view:
+            assert view.summary().rejected == {"low_logprob": 1}
+        return
+    ((_, dialogue),) = found
+    assert isinstance(dialogue, Dialogue)
+    assert exchanges(dialogue.messages) == turns
+    assert dialogue.extra["stop"] == ("max_turns" if turns == 3 else "unsure_turn")
 
 
 def test_a_base_model_goes_on_behind_the_first_marker(endpoint: Endpoint, tmp_path: Path) -> None:
