@@ -112,7 +112,8 @@ def outlook(view: RunView, price: Price | None) -> dict[str, Any] | None:
     requests, tokens = found.completions / max(own[0], 1), spent / max(own[1], 1)
     if len(found.stages) > len(last):
         yields = [Yield(each.accepted, each.tokens * tokens, each.requests * requests) for each in yields]
-    seen = forecast(yields, max(0, found.target - found.accepted))
+    # A run that is done short of its rows was given no more of them.
+    seen = forecast(yields, 0 if found.state == "done" else max(0, found.target - found.accepted))
     if seen is None:
         return None
     shown = asdict(seen)

@@ -14,10 +14,12 @@ from selfinstruct.languages import load_pack
 from selfinstruct.markers import voices
 from selfinstruct.plan import plan
 from selfinstruct.recipes.dialogue import render
+from selfinstruct.report import outlook
 from selfinstruct.store import RunView
 from selfinstruct.values import Dialogue, Message
 from tests.backends.endpoint import Endpoint, Reply, Seen, chat
 from tests.recipes.talk import model, work
+from tests.test_run import selfinstruct
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -73,6 +75,17 @@ def test_the_system_prompt_goes_with_every_reply_and_into_the_record(endpoint: E
     assert found.system == "Speak like a beekeeper."
     heads = [request.json["messages"][0] for request in endpoint.requests]
     assert [head["role"] for head in heads] == ["system", "user", "system"]
+
+
+def test_nothing_is_forecast_where_the_rows_are_used_up(endpoint: Endpoint, tmp_path: Path) -> None:
+    data = rows(tmp_path / "in.jsonl", PAIR[:1], [("user", "What is wax?")], [("user", "???")])
+    assert len(work("vicuna", endpoint, tmp_path / "r", input=data, options={"turns": 1})) == 2
+    with RunView.open(tmp_path / "r") as view:
+        assert view.summary().rejected == {"no_tokens": 1}
+        ahead = outlook(view, None)
+    assert ahead is not None
+    assert ahead["wanted"] == 0
+    assert "more records" not in selfinstruct("status", tmp_path / "r").stdout
 
 
 def test_long_given_dialogues_are_shown_in_part_and_kept_whole(endpoint: Endpoint, tmp_path: Path) -> None:
