@@ -18,6 +18,7 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import importlib.util
 import json
 import os
 import platform
@@ -305,6 +306,10 @@ PEER_PROMPT = "Write one task for a text assistant with its answer, as a numbere
 async def curator(job: Job) -> Result:
     """bespokelabs-curator, a row per request, with its cache in the job's folder."""
     os.environ |= {"TELEMETRY_ENABLED": "false", "CURATOR_DISABLE_RICH_DISPLAY": "1", "OPENAI_API_KEY": "none"}
+    # It counts tokens with a vocabulary that tiktoken would fetch; litellm, which it brings along, has it on board.
+    litellm = importlib.util.find_spec("litellm")
+    assert litellm is not None and litellm.origin is not None
+    os.environ["TIKTOKEN_CACHE_DIR"] = str(Path(litellm.origin).parent / "litellm_core_utils" / "tokenizers")
     from bespokelabs import curator as package  # type: ignore[import-not-found]
 
     class Writer(package.LLM):  # type: ignore[misc]
@@ -437,28 +442,39 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> 
         print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 
-def throughput(
-    title: str, median: float, requests: int, repeats: int, contenders: Sequence[tuple[str, str, int]]
-) -> None:
+@dataclass(frozen=True)
+class Contender:
+    """Who takes part in a measurement of throughput: the worker, what it asks for, the Python it runs on."""
+
+    label: str
+    worker: str
+    tasks: int = 1
+    python: str = sys.executable
+
+
+def throughput(title: str, median: float, requests: int, repeats: int, contenders: Sequence[Contender]) -> None:
     """Let the contenders take turns at one endpoint; the first is the baseline of every ratio."""
-    found: dict[str, list[Result]] = {label: [] for label, _, _ in contenders}
+    found: dict[str, list[Result]] = {each.label: [] for each in contenders}
     with contextlib.ExitStack() as stack:
-        urls = {n: stack.enter_context(endpoint(median=median, tasks=n)) for n in {n for _, _, n in contenders}}
+        sizes = {each.tasks for each in contenders}
+        urls = {tasks: stack.enter_context(endpoint(median=median, tasks=tasks)) for tasks in sizes}
         for _ in range(repeats):
-            for label, name, tasks in contenders:
+            for each in contenders:
                 # A long answer costs ten times as much to judge: fewer of them take as long.
-                found[label].append(
-                    measure(name, urls[tasks], max(IN_FLIGHT, requests // (1 if tasks == 1 else 8)), tasks=tasks)
-                )
-    base = found[contenders[0][0]]
+                asked = max(IN_FLIGHT, requests // (1 if each.tasks == 1 else 8))
+                url = urls[each.tasks]
+                found[each.label].append(measure(each.worker, url, asked, tasks=each.tasks, python=each.python))
+    base = found[contenders[0].label]
     rows = []
     for label, results in found.items():
         rates = [r["requests"] / r["seconds"] for r in results]
         ratios = [rate / (b["requests"] / b["seconds"]) for rate, b in zip(rates, base, strict=True)]
         work = [1000 * r["cpu"] / r["requests"] for r in results]
         extra = [mine - 1000 * b["cpu"] / b["requests"] for mine, b in zip(work, base, strict=True)]
-        steady = [r["middle"] / b["middle"] for r, b in zip(results, base, strict=True)]
-        rows.append((label, middle(rates, 0), middle(ratios), middle(steady), middle(work), middle(extra)))
+        steady = [r["middle"] / b["middle"] for r, b in zip(results, base, strict=True) if "middle" in r]
+        rows.append(
+            (label, middle(rates, 0), middle(ratios), middle(steady) if steady else "", middle(work), middle(extra))
+        )
     head = ("", "requests/s", "of the baseline", "of it in the middle", "CPU ms/request", "CPU ms above the baseline")
     table(f"{title}; {requests} requests, {IN_FLIGHT} in flight, {repeats} turns", head, rows)
 
@@ -518,6 +534,8 @@ def kills(peers: Sequence[tuple[str, str]]) -> None:
             with start(name, job, python) as process:
                 while told(url, "/stats")["served"] < KILL_ROWS // 2 and process.poll() is None:
                     time.sleep(0.02)
+                if process.poll() is not None:
+                    raise SystemExit(f"worker {name} ended by itself with {process.returncode}")
                 os.killpg(process.pid, signal.SIGKILL)
             before = told(url, "/stats")
             with start(name, job, python) as process:
@@ -535,19 +553,22 @@ def bench(options: argparse.Namespace) -> None:
     repeats = 1 if quick else options.repeats
     peers = [(name, python) for name, _, python in (peer.partition("=") for peer in options.peer)]
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    ours = [
-        ("bare asyncio + openai SDK", "bare", 1),
-        ("our client alone", "client", 1),
-        ("run, 1 candidate a request", "run", 1),
-        ("the same with --rpm stated", "run_stated", 1),
-        ("run, 17 candidates a request", "run", 17),
+    contenders = [
+        Contender("bare asyncio + openai SDK", "bare"),
+        Contender("our client alone", "client"),
+        Contender("run, 1 candidate a request", "run"),
+        Contender("the same with --rpm stated", "run_stated"),
+        Contender("run, 17 candidates a request", "run", 17),
+        *(Contender(name, name, python=python) for name, python in peers),
     ]
     if "limit" in options.only:
         requests = 40 if quick else 3600
         median = 0.02 if quick else 0.2
-        throughput(f"The endpoint is the limit: {1000 * median:.0f} ms at the median", median, requests, repeats, ours)
+        throughput(
+            f"The endpoint is the limit: {1000 * median:.0f} ms at the median", median, requests, repeats, contenders
+        )
     if "cpu" in options.only:
-        throughput("The processor is the limit: no latency", 0.0, 40 if quick else 2400, repeats, ours)
+        throughput("The processor is the limit: no latency", 0.0, 40 if quick else 2400, repeats, contenders)
     if "refusals" in options.only:
         refusals(repeats, peers, 8 if quick else ROWS, 5)
         if not quick:
