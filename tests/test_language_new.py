@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +22,7 @@ from selfinstruct.recipes.language_pack import GROUPS, group_record, read, read_
 from selfinstruct.store import RunView
 from selfinstruct.values import Dialogue, Instance, Message, Record, Task
 from tests.backends.endpoint import Endpoint, Reply, Seen
-from tests.test_run import environment
+from tests.program import environment, kill
 from tests.translator import WORDS, drafter
 
 EN = load_pack("en")
@@ -148,24 +144,9 @@ def test_killed_in_the_middle_it_gives_the_same_pack_and_pays_nothing_twice(
         undisturbed, whole = files(home), len(server.requests)
         other = tmp_path / "other"
         flags = ["-m", "openai/test", "--base-url", server.base_url, "--limit", "6", "--concurrency", "4"]
-        command = [
-            sys.executable,
-            "-m",
-            "selfinstruct",
-            "language",
-            "new",
-            "sw",
-            "-q",
-            *flags,
-            "-o",
-            str(tmp_path / "r"),
-        ]
+        command = ["language", "new", "sw", "-q", *flags, "-o", tmp_path / "r"]
         for sends in (6, 14):
-            process = subprocess.Popen(command, env=environment(SELFINSTRUCT_HOME=str(other)))
-            while len(server.requests) < whole + sends and process.poll() is None:
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+            kill(*command, server=server, at=whole + sends, env=environment(SELFINSTRUCT_HOME=str(other)))
             assert not other.exists(), "half a pack was written"
         monkeypatch.setenv("SELFINSTRUCT_HOME", str(other))
         assert new(server, "sw", "-o", tmp_path / "r", limit=6).exit_code == 0

@@ -10,7 +10,7 @@ import pytest
 
 from tests.backends.endpoint import Endpoint, Reply, Seen, chat, error
 from tests.model import model
-from tests.test_run import dataset, selfinstruct
+from tests.program import dataset, selfinstruct
 
 pytestmark = pytest.mark.slow
 ROWS = [

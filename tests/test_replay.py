@@ -11,7 +11,7 @@ import pytest
 from selfinstruct.store import RunView
 from tests.backends.endpoint import Endpoint
 from tests.model import model
-from tests.test_run import dataset, run_options, selfinstruct
+from tests.program import dataset, run_options, selfinstruct
 
 pytestmark = pytest.mark.slow
 
@@ -22,14 +22,18 @@ def endpoint() -> Iterator[Endpoint]:
         yield server
 
 
-@pytest.mark.parametrize("style", ["list", "stepwise"])
 @pytest.mark.parametrize(
-    "change",
-    ["novelty.threshold=0.65", "filters.instruction_length.minimum=11", "filters.blocked_words.words=[bridge, poem]"],
+    ("style", "change"),
+    [
+        ("list", "novelty.threshold=0.65"),
+        ("list", "filters.blocked_words.words=[bridge, poem]"),
+        ("stepwise", "novelty.threshold=0.65"),
+        ("stepwise", "filters.instruction_length.minimum=11"),
+    ],
 )
 def test_refilter_is_a_fresh_run_for_nothing(style: str, change: str, endpoint: Endpoint, tmp_path: Path) -> None:
     common = ["--set", f"style={style}"]
-    assert selfinstruct("run", "alpaca", *run_options(endpoint, tmp_path / "a", 60), *common).returncode == 0
+    assert selfinstruct("run", "alpaca", *run_options(endpoint, tmp_path / "a"), *common).returncode == 0
     before = dataset(tmp_path / "a")
     paid = len(endpoint.requests)
     tried = selfinstruct("refilter", tmp_path / "a", "--set", change, "--dry-run", "--json")
@@ -45,7 +49,7 @@ def test_refilter_is_a_fresh_run_for_nothing(style: str, change: str, endpoint: 
     assert {id for id, *_ in before} - {id for id, *_ in after} == gone
     assert {id for id, *_ in after} - {id for id, *_ in before} == new
     assert gone, "the change was meant to bite"
-    fresh = selfinstruct("run", "alpaca", *run_options(endpoint, tmp_path / "b", 60), *common, "--set", change)
+    fresh = selfinstruct("run", "alpaca", *run_options(endpoint, tmp_path / "b"), *common, "--set", change)
     assert fresh.returncode == 0, fresh.stderr
     assert dataset(tmp_path / "b")[: len(after)] == after
     assert selfinstruct("resume", tmp_path / "a").returncode == 0

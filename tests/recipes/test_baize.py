@@ -23,9 +23,9 @@ from selfinstruct.store import RunView
 from selfinstruct.testing import Scripted
 from selfinstruct.values import Candidate, Completion, Dialogue, Request, Usage
 from tests.backends.endpoint import Endpoint, Reply, Seen, chat
+from tests.program import selfinstruct
 from tests.recipes.runs import grow
 from tests.recipes.talk import ask, model, say, work
-from tests.test_run import selfinstruct
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -18,10 +18,10 @@ from selfinstruct.plan import plan
 from selfinstruct.store import RunView
 from selfinstruct.values import Dialogue, Message
 from tests.backends.endpoint import Endpoint
+from tests.program import kill, run_options, selfinstruct
 from tests.recipes.runs import Dataset, Speak, grow, judged_again, rebuilt, rejected, scripted, served, written
 from tests.recipes.talk import model, work
 from tests.recipes.test_chatdoctor import LINES, WORDS, table
-from tests.test_run import run_options, selfinstruct, start, wait_for
 
 
 def speak(tag: str = "zh", damaged: float = 0.15) -> Speak:
@@ -193,11 +193,8 @@ def test_options_that_leave_no_room_to_ask_are_refused(settings: dict[str, Any])
 @pytest.mark.slow
 def test_over_a_socket_and_killed_it_is_the_same(run: tuple[Path, Dataset], tmp_path: Path) -> None:
     with Endpoint(served(speak())) as server:
-        flags = [*run_options(server, tmp_path / "r", 16, concurrency=4), "--set", "novelty.engine=numpy"]
-        process = start("run", "bianque", "-q", *flags)
-        wait_for(lambda: len(server.requests) > 30, 120)
-        process.kill()
-        process.communicate()
+        flags = run_options(server, tmp_path / "r", 16, concurrency=4)
+        kill("run", "bianque", "-q", *flags, server=server, at=31)
         done = selfinstruct("run", "bianque", *flags)
         assert done.returncode == 0, done.stderr
     with RunView.open(tmp_path / "r") as view:

@@ -23,9 +23,9 @@ from selfinstruct.recipes.chatdoctor import facts_of, read_knowledge, read_names
 from selfinstruct.store import RunView
 from selfinstruct.values import Candidate, Dialogue, Instance, Message, Task
 from tests.backends.endpoint import Endpoint
+from tests.program import kill, run_options, selfinstruct
 from tests.recipes.runs import Dataset, Speak, grow, judged_again, rebuilt, rejected, scripted, served, written
 from tests.recipes.talk import model, work
-from tests.test_run import run_options, selfinstruct, start, wait_for
 
 EN = load_pack("en")
 
@@ -458,11 +458,8 @@ def test_over_a_socket_and_killed_it_is_the_same(grounded: tuple[Path, Path, Dat
     with Endpoint(served(speak())) as server:
         flags = run_options(server, tmp_path / "r", concurrency=2)
         del flags[flags.index("-n") : flags.index("-n") + 2]
-        flags += ["--input", str(data), "--set", "novelty.engine=numpy"]
-        process = start("run", "chatdoctor", "-q", *flags)
-        wait_for(lambda: len(server.requests) > 4, 120)
-        process.kill()
-        process.communicate()
+        flags += ["--input", str(data)]
+        kill("run", "chatdoctor", "-q", *flags, server=server, at=5)
         done = selfinstruct("run", "chatdoctor", *flags)
         assert done.returncode == 0, done.stderr
     with RunView.open(tmp_path / "r") as view:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,8 @@ from selfinstruct.plan import resume_plan
 from selfinstruct.store import RunStore
 from selfinstruct.values import Dialogue
 from tests.backends.endpoint import Endpoint
+from tests.program import kill, run_options, selfinstruct
 from tests.recipes.talk import ask, dialogues, model, work
-from tests.test_run import run_options, selfinstruct, start
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -86,16 +84,11 @@ def test_killed_in_the_middle_of_a_dialogue_and_resumed(tmp_path: Path) -> None:
     recipe, chosen = settings("baize v2", tmp_path)
     with Endpoint(model(damage=0.2)) as server:
         undisturbed = work(recipe, server, tmp_path / "u", chosen)
-    (tmp_path / "config.yaml").write_text(json.dumps({"novelty": {"engine": "numpy"}} | chosen), encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(json.dumps(chosen), encoding="utf-8")
     with Endpoint(model(damage=0.2, delay=lambda rng: 0.02 + 0.1 * rng.random())) as server:
         options = [*run_options(server, tmp_path / "r", 8, concurrency=3), "-c", str(tmp_path / "config.yaml"), "-q"]
         for _ in range(2):
-            process, seen = start("run", recipe, *options), len(server.requests)
-            deadline = time.monotonic() + 30
-            while len(server.requests) < seen + 6 and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+            kill("run", recipe, *options, server=server, at=len(server.requests) + 6)
         done = selfinstruct("run", recipe, *options)
         assert done.returncode == 0, done.stderr
         answered = [request.body for request in server.requests if not request.dropped]

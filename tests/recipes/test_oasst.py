@@ -25,8 +25,8 @@ from selfinstruct.recipes.oasst import Tiers, Tree, agreed, read_ranking
 from selfinstruct.store import RunView
 from selfinstruct.values import Comparison, Dialogue, Message, Record
 from tests.backends.endpoint import Endpoint
+from tests.program import kill, run_options, selfinstruct
 from tests.recipes.runs import Dataset, Speak, grow, judged_again, rebuilt, rejected, scripted, served, written
-from tests.test_run import run_options, selfinstruct, start, wait_for
 
 _THINGS = (
     "harvest bridge contract recipe poem market timetable lighthouse budget orchard violin tram glacier notebook "
@@ -342,11 +342,8 @@ def test_an_option_that_makes_no_sense_is_refused(option: str, value: object) ->
 @pytest.mark.slow
 def test_over_a_socket_and_killed_it_is_the_same(run: tuple[Path, Dataset], tmp_path: Path) -> None:
     with Endpoint(served(speak())) as server:
-        flags = [*run_options(server, tmp_path / "r", 24, concurrency=4), "--set", "novelty.engine=numpy"]
-        process = start("run", "oasst", "-q", *flags)
-        wait_for(lambda: len(server.requests) > 30, 120)
-        process.kill()
-        process.communicate()
+        flags = run_options(server, tmp_path / "r", 24, concurrency=4)
+        kill("run", "oasst", "-q", *flags, server=server, at=31)
         done = selfinstruct("run", "oasst", *flags)
         assert done.returncode == 0, done.stderr
     with RunView.open(tmp_path / "r") as view:

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import re
-import signal
 import sqlite3
 import time
 from collections import Counter
@@ -37,7 +36,7 @@ from selfinstruct.store import RunStore, RunView
 from selfinstruct.testing import Scripted
 from selfinstruct.values import Candidate, Capabilities, Completion, Instance, Record, Request, Task, Usage
 from tests.backends.endpoint import Endpoint, Reply, Seen, chat, continuation
-from tests.test_run import run_options, selfinstruct, start
+from tests.program import kill, run_options, selfinstruct
 
 EN, ZH = load_pack("en"), load_pack("zh")
 TAGS = [tag for tag in resources.folders("seeds") if load_pack(tag).shipped]
@@ -891,12 +890,7 @@ def test_from_the_command_line_killed_and_resumed(tmp_path: Path) -> None:
     with Endpoint(slow) as server:
         options = [*run_options(server, tmp_path / "cut", 12, concurrency=4), *extra]
         for requests in (asked // 3, asked - 8):
-            process = start("run", "self-instruct", "-q", *options)
-            deadline = time.monotonic() + 60
-            while len(server.requests) < requests and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+            kill("run", "self-instruct", "-q", *options, server=server, at=requests)
         done = selfinstruct("resume", tmp_path / "cut", "-q")
         assert done.returncode == 0, done.stderr
     with RunView.open(tmp_path / "plain") as one, RunView.open(tmp_path / "cut") as other:

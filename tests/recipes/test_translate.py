@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from selfinstruct.run import Session
 from selfinstruct.store import RunStore, RunView, Summary
 from selfinstruct.values import Comparison, Dialogue, Instance, Message, Record, Response, Task, ToolCall
 from tests.backends.endpoint import Endpoint
-from tests.test_run import start
+from tests.program import kill
 from tests.translator import translated, translator, word_for
 
 EN, ZH, SW = load_pack("en"), load_pack("zh"), load_pack("sw")
@@ -378,11 +376,8 @@ def test_killed_at_any_moment_it_goes_on_and_pays_nothing_twice(tmp_path: Path) 
         assert whole == 12 * 4
         flags = ["-q", "-m", "openai/test", "--base-url", server.base_url, "-l", "sw", "--input", str(data)]
         for sends in (8, 24):
-            process = start("run", "translate", *flags, "-o", str(tmp_path / "r"), "--concurrency", "4")
-            while len(server.requests) < whole + sends and process.poll() is None:
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+            where = ["-o", str(tmp_path / "r"), "--concurrency", "4"]
+            kill("run", "translate", *flags, *where, server=server, at=whole + sends)
         records, summary = work(server, tmp_path / "r")
         assert records == undisturbed
         assert summary.requests - summary.lost == whole

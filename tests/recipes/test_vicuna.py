@@ -18,8 +18,8 @@ from selfinstruct.report import outlook
 from selfinstruct.store import RunView
 from selfinstruct.values import Dialogue, Message
 from tests.backends.endpoint import Endpoint, Reply, Seen, chat
+from tests.program import selfinstruct
 from tests.recipes.talk import model, work
-from tests.test_run import selfinstruct
 
 pytestmark = pytest.mark.timeout(60)
 
