@@ -166,6 +166,9 @@ def plan(
     chosen = chosen.model_copy(update={"style": style})
     if fetch and recipe.starts == "input" and not chosen.input:  # a prompt can be shown without
         raise ConfigError(f"--input: {recipe.name} works through data of yours; give it a file with --input")
+    if stored is None and chosen.seeds and (recipe.starts != "seeds" or chosen.input):
+        way = "works through --input" if chosen.input or recipe.starts == "input" else "starts from topics, or --input,"
+        raise ConfigError(f"--seeds: {recipe.name} {way} and shows no seed tasks; leave --seeds out")
     notices: list[str] = []
     if chosen.concurrency > chosen.window:
         notices.append(f"concurrency {chosen.concurrency} is held to the window of {chosen.window}; see --set window=N")

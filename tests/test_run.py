@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from selfinstruct.errors import ConfigError
+from selfinstruct.plan import plan
 from selfinstruct.store import RunView
 from tests.backends.endpoint import Endpoint, Reply, Seen, chat, error
 from tests.model import model
@@ -237,6 +239,19 @@ def test_the_key_is_nowhere(tmp_path: Path) -> None:
             assert CANARY.encode() not in path.read_bytes(), path
 
 
+@pytest.mark.parametrize(
+    ("recipe", "input", "words"),
+    [
+        ("baize", None, "--seeds: baize starts from topics"),
+        ("vicuna", "rows.jsonl", "--seeds: vicuna works through --input"),
+        ("alpaca", "rows.jsonl", "--seeds: alpaca works through --input"),
+    ],
+)
+def test_seeds_that_would_not_be_shown_are_refused(recipe: str, input: str | None, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        plan([{"recipe": recipe, "model": "openai/m", "seeds": "own.jsonl", "input": input}])
+
+
 @pytest.mark.slow
 def test_a_bad_line_says_what_was_expected(tmp_path: Path) -> None:
     cases: list[tuple[list[object], int, str]] = [
@@ -245,6 +260,7 @@ def test_a_bad_line_says_what_was_expected(tmp_path: Path) -> None:
         (["run", "alpaca", "-m", "openai"], 2, "PROVIDER/MODEL"),
         (["run", "alpaca", "-l", "not a tag"], 2, "BCP 47"),
         (["run", "alpaca", "--seeds", tmp_path / "none.jsonl"], 2, "none.jsonl"),
+        (["run", "baize", "--seeds", tmp_path / "none.jsonl"], 2, "--seeds: baize starts from topics"),
         (["run", "alpaca", "-n", "0"], 2, "target"),
         (["run", "alpaca", "-m", "openai/x", "--set", "filters.refusall=false"], 2, "refusal"),
         (["rum"], 2, "'run'"),

@@ -179,8 +179,8 @@ def _frame(brief: Brief, item: Record, pick: int) -> str:
 
 async def _as_task(draw: Draw, brief: Brief, candidate: Candidate) -> Candidate:
     """Turn a dialogue of one exchange into a task: ChatDoctor's constant instruction, the patient, the doctor."""
-    if not isinstance(candidate.record, Dialogue):
-        return candidate
+    if not isinstance(candidate.record, Dialogue) or len(candidate.record.messages) < 2:
+        return candidate  # the opening was lost already
     asked, answered = candidate.record.messages
     instruction = await _instruction(draw, brief)
     extra = {key: value for key, value in candidate.record.extra.items() if key not in ("stop", "turns")}

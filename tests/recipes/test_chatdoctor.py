@@ -15,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfinstruct import seeds
-from selfinstruct.errors import ConfigError, InputError
+from selfinstruct.errors import ConfigError, InputError, Stopped
 from selfinstruct.filters.dialogues import advises_first, questions, ungrounded
 from selfinstruct.languages import load_pack
 from selfinstruct.plan import plan
 from selfinstruct.recipes.chatdoctor import facts_of, read_knowledge, read_names
 from selfinstruct.store import RunView
+from selfinstruct.testing import Scripted
 from selfinstruct.values import Candidate, Dialogue, Instance, Message, Task
 from tests.backends.endpoint import Endpoint
 from tests.program import kill, run_options, selfinstruct
@@ -442,6 +443,14 @@ def test_a_small_model_writes_a_letter_and_then_replies(
     replies = [each["messages"] for each in sent if "messages" in each]
     assert [[said["role"] for said in each] for each in replies] == [["system", "user"]] * len(replies)
     assert {case.input for case in cases} <= {each[1]["content"] for each in replies}
+
+
+def test_a_letter_in_another_language_is_rejected_before_a_doctor_is_asked(tmp_path: Path) -> None:
+    backend = Scripted(lambda request: "医生您好，我头疼三天了，晚上睡不着，请问应该怎么办？")
+    with pytest.raises(Stopped, match="saturated"):
+        grow(tmp_path / "r", "chatdoctor", backend, style="stepwise", stop={"saturation_draws": 10})
+    assert rejected(tmp_path / "r", "tasks") == {"language_script": 10}
+    assert not [request for request in backend.asked if any(said.role == "system" for said in request.messages)]
 
 
 def test_a_quota_of_kinds_of_complaint(tmp_path: Path) -> None:
