@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfinstruct import prompts, resources, seeds
+from selfinstruct.instances import parse_instances
 from selfinstruct.languages import LanguagePack, load_pack
 from selfinstruct.parsing import parse_task_json, parse_tasks, render_tasks
 from selfinstruct.plan import plan
@@ -135,3 +136,14 @@ def test_a_prompt_that_falls_back_names_the_language() -> None:
     text = planned.recipe.preview(planned.lanes[0].brief)
     assert "sw" in text
     assert Capabilities() == planned.lanes[0].brief.capabilities
+
+
+def test_a_hindi_answer_and_the_north_are_no_output() -> None:
+    pack = PACKS["hi"]
+    towns = "2. निर्देश: दिशाओं के नगर बताइए।\n2. इनपुट:\n1. पूर्व: ?\n2. उत्तर: ?\n2. आउटपुट:\nकोलकाता, श्रीनगर"
+    assert read(towns, pack) == [Task("दिशाओं के नगर बताइए।", (Instance("1. पूर्व: ?\n2. उत्तर: ?", "कोलकाता, श्रीनगर"),))]
+    sums = "उदाहरण 1\nइनपुट: 12 और 15\nआउटपुट: 12 + 15 = 27\nउत्तर: 27\nउदाहरण 2\nइनपुट: 3 और 4\nआउटपुट: 7"
+    assert parse_instances(sums, Task("योग निकालिए।"), pack) == [
+        Instance("12 और 15", "12 + 15 = 27\nउत्तर: 27"),
+        Instance("3 और 4", "7"),
+    ]
