@@ -85,12 +85,23 @@ class Plan:
     def stages(
         self, lane: Lane, capabilities: Capabilities | None = None, tools: Sequence[Tool] = ()
     ) -> tuple[Stage, ...]:
-        """Lay out the stages of a lane; where there are several lanes, its key is part of their names."""
+        """Lay out the stages of a lane; where there are several lanes, its key is part of their names.
+
+        A filter that no stage has by default, and the person asks for, judges the last stage's candidates.
+        """
         known = capabilities or lane.brief.capabilities
         stages = self.recipe.stages(replace(lane.brief, capabilities=known, tools=tuple(tools)))
+        default = {name for stage in stages for name in stage.filters}
+        asked = [name for name, change in self.config.filters.items() if change is not False and name not in default]
         mark = f"@{lane.key}" if lane.key else ""
         return tuple(
-            replace(stage, name=stage.name + mark, source=stage.source and stage.source + mark) for stage in stages
+            replace(
+                stage,
+                name=stage.name + mark,
+                source=stage.source and stage.source + mark,
+                filters=(*stage.filters, *asked) if stage is stages[-1] else stage.filters,
+            )
+            for stage in stages
         )
 
     def judge(self, lane: Lane, stage: Stage, view: RunView | None = None) -> Judge:
@@ -107,14 +118,11 @@ class Plan:
         return Judge(self.filters(lane, stage), pools, outside=outside, whole=stage.whole)
 
     def filters(self, lane: Lane, stage: Stage) -> list[Filter]:
-        """Return the filters of a stage: its defaults, with what the model's profile and the person change.
-
-        A filter that no stage has by default, and the person asks for, judges the last stage's candidates.
+        """Return the filters of a stage, with what the model's profile and the person set.
 
         Raises:
             ConfigError: there is no such filter, or it has no such parameter.
         """
-        stages = self.stages(lane)
         wanted: dict[str, Mapping[str, Any]] = {name: {} for name in stage.filters}
         if "low_logprob" in wanted and self.profile and self.profile.min_logprob is not None:
             wanted["low_logprob"] = {"minimum": self.profile.min_logprob}
@@ -127,11 +135,10 @@ class Plan:
                 )
             if name not in known:
                 known[name] = spec_of(name, plugins.load("filters", name, shipped=FILTERS), "plugin")
-            extra = stage.name == stages[-1].name and not any(name in each.filters for each in stages)
             if change is False:
                 wanted.pop(name, None)
-            elif name in wanted or extra:
-                wanted[name] = {**wanted.get(name, {}), **({} if change is True else change)}
+            elif name in wanted:
+                wanted[name] = {**wanted[name], **({} if change is True else change)}
         return [check for _, check in build_filters(wanted.items(), lane.brief.pack, known)]
 
     def _index(self) -> NoveltyIndex:
