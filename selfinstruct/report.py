@@ -10,7 +10,7 @@ from typing import Any
 from selfinstruct.budget import Price
 from selfinstruct.errors import InputError
 from selfinstruct.filters import Filter
-from selfinstruct.forecast import Range, Yield, forecast
+from selfinstruct.forecast import Range, Seen, Yield, forecast
 from selfinstruct.plan import resume_plan
 from selfinstruct.store import RunView, decision_from, record_from
 from selfinstruct.values import Task
@@ -97,35 +97,45 @@ def seed_table(view: RunView) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (-row["acceptance"], row["duplicates"], row["seed"]))
 
 
-def outlook(view: RunView, price: Price | None) -> dict[str, Any] | None:
-    """Forecast what the rest of a run takes, as plain values; None while there is too little to go by.
+def outlook(view: RunView, price: Price | None) -> dict[str, Any]:
+    """Forecast what the rest of a run takes, as plain values.
 
-    Keys: wanted, draws (the forecast rests on), accepted_per_request, requests, tokens, seconds and, where a
-    price is known, cost (US dollars): each of the last four as middle, low and high of a 90 % interval.
+    Keys: wanted, and unknown: the stages whose draws are too few to go by, or brought nothing yet. Where there are
+    none: draws (the forecast rests on), accepted_per_request, requests, tokens, seconds and, where a price is known,
+    cost (US dollars): each of the last four as middle, low and high of a 90 % interval.
     """
     found = view.summary()
-    last = [lane.stages[-1] for lane in view.lanes()]
-    yields = [Yield(*each) for stage in last for each in view.yields(stage)]
-    # What earlier stages took is spread over the draws of the last, in proportion.
-    own = sum(each.requests for each in yields), sum(each.tokens for each in yields)
-    spent = found.prompt_tokens + found.completion_tokens
-    requests, tokens = found.completions / max(own[0], 1), spent / max(own[1], 1)
-    if len(found.stages) > len(last):
-        yields = [Yield(each.accepted, each.tokens * tokens, each.requests * requests) for each in yields]
     # A run that is done short of its rows was given no more of them.
-    seen = forecast(yields, 0 if found.state == "done" else max(0, found.target - found.accepted))
-    if seen is None:
-        return None
-    shown = asdict(seen)
-    shown["seconds"] = _scaled(seen.requests, found.seconds / max(found.completions, 1))
+    wanted = 0 if found.state == "done" else max(0, found.target - found.accepted)
+    stages = _seen(view)
+    ahead = forecast(stages, wanted)
+    if ahead is None:
+        unknown = [stage.name for stage in stages if not stage.tells]
+        return {"wanted": wanted, "unknown": unknown or [stage.name for stage in stages]}
+    spent = found.prompt_tokens + found.completion_tokens
+    shown = {"unknown": []} | asdict(ahead)
+    shown["seconds"] = _scaled(ahead.requests, found.seconds / max(found.completions, 1))
     if price is not None:
         dollars = float(price.cost(found.prompt_tokens, found.completion_tokens))
-        shown["cost"] = _scaled(seen.tokens, dollars / max(spent, 1))
+        shown["cost"] = _scaled(ahead.tokens, dollars / max(spent, 1))
     return shown
+
+
+def _seen(view: RunView) -> list[Seen]:
+    """Return what is known of each stage; the lanes of a run have the same ones, and are taken together."""
+    seen: list[Seen] = []
+    for names in zip(*(lane.stages for lane in view.lanes()), strict=True):
+        draws = [Yield(*each) for name in names for each in view.yields(name)]
+        made = sum(each.accepted for each in seen[-1].draws) if seen else 0
+        seen.append(Seen(names[0].partition("@")[0], draws, max(0, made - len(draws))))
+    return seen
 
 
 def outlook_lines(shown: dict[str, Any]) -> list[str]:
     """Put a forecast into words."""
+    if "requests" not in shown:
+        unknown = ", ".join(shown["unknown"])
+        return [f"what {shown['wanted']} more records take can't be told yet: too little has come of {unknown}"]
     lines = [
         f"{shown['wanted']} more records, should the yield stay at {shown['accepted_per_request']:.2f} per request "
         f"(seen over {shown['draws']} draws), take, with 90 % intervals:"

@@ -56,7 +56,7 @@ def status(folder: Path, seeds: bool, as_json: bool) -> None:
         click.echo("rejected by")
         for name, count in found.rejected.items():
             click.echo(f"  {count:>7}  {name}")
-    if ahead and ahead["wanted"]:
+    if ahead["wanted"] and found.draws:
         for line in outlook_lines(ahead):
             click.echo(line)
     if table:

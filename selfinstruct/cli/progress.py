@@ -131,7 +131,7 @@ class Progress:
         gained = self.accepted - start.accepted
         if gained > 0 and self.accepted < target:
             parts.append(f"{_clock((target - self.accepted) * seconds / gained)} left")
-            if self._ahead:
+            if self._ahead and "tokens" in self._ahead:
                 parts.append("to go " + _range(self._ahead["tokens"], "{:,.0f}") + " tokens")
                 if "cost" in self._ahead and self._ahead["cost"]["high"]:
                     parts.append(_range(self._ahead["cost"], "${:,.2f}"))

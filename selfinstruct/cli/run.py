@@ -154,9 +154,7 @@ def _go_on(store: RunStore) -> str:
 
 
 def _forecast(session: Session) -> None:
-    ahead = outlook(session.store.view, session.budget.price)
-    lines = outlook_lines(ahead) if ahead else ["too little was accepted for a forecast"]
-    for line in lines:
+    for line in outlook_lines(outlook(session.store.view, session.budget.price)):
         say(line)
 
 
