@@ -10,7 +10,7 @@ import sys
 import sysconfig
 import textwrap
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "tests" / "example_plugin"
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
+Programs = Callable[..., list[subprocess.CompletedProcess[str]]]
+QUICK = ["--set", "novelty.engine=numpy"]  # which neither loads nor compiles anything
 
 
 def run(command: list[object], *, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
@@ -68,6 +70,35 @@ def program(python: Path, tmp_path: Path) -> Program:
     return call
 
 
+_SEVERAL = """
+import contextlib, io, json, sys
+from selfinstruct.cli import main
+
+said = []
+for words in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(words)
+        except SystemExit as left:
+            said.append([left.code, out.getvalue(), err.getvalue()])
+print(json.dumps(said))
+"""
+
+
+@pytest.fixture
+def programs(python: Path, tmp_path: Path) -> Programs:
+    """Run several command lines one after the other in one process: what they import is imported once."""
+
+    def call(lines: Sequence[Sequence[object]], **more: str) -> list[subprocess.CompletedProcess[str]]:
+        words = [[*map(str, line)] for line in lines]
+        said = rows(run([python, "-c", _SEVERAL, json.dumps(words)], cwd=tmp_path, **more))
+        assert len(said) == len(words)
+        return [subprocess.CompletedProcess(line, *each) for line, each in zip(words, said, strict=True)]
+
+    return call
+
+
 def rows(done: subprocess.CompletedProcess[str]) -> Any:
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -89,24 +120,23 @@ def package(folder: Path, name: str, module: str, text: str, entry_points: str) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "name", "more"),
-    [
-        ("recipes", "sums", {"styles": "list", "summary": "word problems about sums, with the answers checked"}),
-        ("backends", "abacus", {"what": "Word problems from a function: careful is right, hasty not always."}),
-        ("filters", "right_sum", {"parameters": "largest=1998", "on by default": "-"}),
-        ("formats", "question-answer", {"layout": "jsonl"}),
-    ],
-)  # fmt: skip
-def test_list_names_the_plugins_beside_what_ships(kind: str, name: str, more: dict[str, str], program: Program) -> None:
-    found = {row[kind.removesuffix("s")]: row for row in rows(program("list", kind, "--json"))}
-    assert found[name].items() >= more.items()
-    assert {"recipes": "alpaca", "backends": "openai", "filters": "refusal", "formats": "alpaca"}[kind] in found
+def test_list_names_the_plugins_beside_what_ships(programs: Programs) -> None:
+    plugged: dict[tuple[str, str], dict[str, str]] = {
+        ("recipes", "sums"): {"styles": "list", "summary": "word problems about sums, with the answers checked"},
+        ("backends", "abacus"): {"what": "Word problems from a function: careful is right, hasty not always."},
+        ("filters", "right_sum"): {"parameters": "largest=1998", "on by default": "-"},
+        ("formats", "question-answer"): {"layout": "jsonl"},
+    }
+    listed = programs([["list", kind, "--json"] for kind, _ in plugged])
+    for ((kind, name), more), done in zip(plugged.items(), listed, strict=True):
+        found = {row[kind.removesuffix("s")]: row for row in rows(done)}
+        assert found[name].items() >= more.items()
+        assert {"recipes": "alpaca", "backends": "openai", "filters": "refusal", "formats": "alpaca"}[kind] in found
 
 
 @pytest.mark.slow
 def test_a_run_with_a_plugin_in_every_place(program: Program, tmp_path: Path) -> None:
-    done = program("run", "sums", "-m", "abacus/hasty", "-n", "12", "-o", "r")
+    done = program("run", "sums", *QUICK, "-m", "abacus/hasty", "-n", "12", "-o", "r")
     assert done.returncode == 0, done.stderr
     status = rows(program("status", "r", "--json"))
     assert (status["state"], status["accepted"]) == ("done", 12)
@@ -126,7 +156,7 @@ def test_a_run_with_a_plugin_in_every_place(program: Program, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_plugins_run_resumes_replays_and_is_judged_again(program: Program, tmp_path: Path) -> None:
-    options = ["-m", "abacus/hasty", "--set", "window=4"]
+    options = [*QUICK, "-m", "abacus/hasty", "--set", "window=4"]
     for number, target in enumerate((5, 17)):
         verb = ["resume", "r", "-n", target] if number else ["run", "sums", *options, "-n", target, "-o", "r"]
         assert program(*verb, "-q").returncode == 0
@@ -153,9 +183,10 @@ def test_show_renders_the_packages_own_prompt(program: Program) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("recipe", "model", "override", "words"),
-    [
+def test_an_unknown_name_is_answered_with_the_closest_before_a_folder_is_made(
+    programs: Programs, tmp_path: Path
+) -> None:
+    cases = [
         ("summs", "abacus/careful", "seed=1", "recipes: there is no 'summs'; did you mean 'sums'?"),
         ("sums", "abbacus/careful", "seed=1", "did you mean 'abacus'?"),
         ("sums", "abacus", "seed=1", "PROVIDER/MODEL"),
@@ -164,20 +195,19 @@ def test_show_renders_the_packages_own_prompt(program: Program) -> None:
         ("sums", "abacus/careful", "filters.right_sum.bigest=1", "largest"),
         ("sums", "abacus/careful", "filters.right_sum.largest=x", "a whole number"),
         ("none.py:none", "abacus/careful", "seed=1", "none.py does not exist"),
-    ],
-)
-def test_an_unknown_name_is_answered_with_the_closest_before_a_folder_is_made(
-    recipe: str, model: str, override: str, words: str, program: Program, tmp_path: Path
-) -> None:
-    done = program("run", recipe, "-m", model, "--set", override, "-o", "r")
-    assert done.returncode == 2, done.stderr
-    assert words in done.stderr
+    ]
+    told = programs(
+        [["run", recipe, "-m", model, "--set", override, "-o", "r"] for recipe, model, override, _ in cases]
+    )
+    for (*_, words), done in zip(cases, told, strict=True):
+        assert done.returncode == 2, done.stderr
+        assert words in done.stderr
     assert not (tmp_path / "r").exists(), "a run folder was made with a name that does not exist"
 
 
 @pytest.mark.slow
 def test_an_unknown_format_is_answered_with_the_closest(program: Program) -> None:
-    assert program("run", "sums", "-q", "-m", "abacus/careful", "-n", "1", "-o", "r").returncode == 0
+    assert program("run", "sums", "-q", *QUICK, "-m", "abacus/careful", "-n", "1", "-o", "r").returncode == 0
     done = program("export", "r", "--format", "question-anwser")
     assert done.returncode == 2
     assert "question-answer" in done.stderr
@@ -212,7 +242,7 @@ def test_a_package_that_does_not_load_is_named_with_its_error(python: Path, prog
         '[project.entry-points."selfinstruct.filters"]\nbeads = "broken_plugin:beads"\n',
     )
     install(python, broken, "--target", tmp_path / "lib")
-    run = ["run", "sums", "-m", "abacus/careful", "-n", "1", "-o", "r"]
+    run = ["run", "sums", *QUICK, "-m", "abacus/careful", "-n", "1", "-o", "r"]
     for command in ([*run, "--set", "filters.beads=true"], ["list", "filters"]):
         done = program(*command, PYTHONPATH=str(tmp_path / "lib"))
         assert done.returncode == 2, done.stderr
@@ -221,7 +251,7 @@ def test_a_package_that_does_not_load_is_named_with_its_error(python: Path, prog
 
 
 @pytest.mark.slow
-def test_a_shipped_name_can_not_be_taken(python: Path, program: Program, tmp_path: Path) -> None:
+def test_a_shipped_name_can_not_be_taken(python: Path, program: Program, programs: Programs, tmp_path: Path) -> None:
     thief = package(
         tmp_path / "thief",
         "thief",
@@ -238,13 +268,10 @@ def test_a_shipped_name_can_not_be_taken(python: Path, program: Program, tmp_pat
         ),
     )
     install(python, thief, "--target", tmp_path / "lib")
-    before = [program("list", kind) for kind in ("recipes", "backends", "filters", "formats")]
-    after = [
-        program("list", kind, PYTHONPATH=str(tmp_path / "lib"))
-        for kind in ("recipes", "backends", "filters", "formats")
-    ]
+    lists = [["list", kind] for kind in ("recipes", "backends", "filters", "formats")]
+    before, after = programs(lists), programs(lists, PYTHONPATH=str(tmp_path / "lib"))
     assert [done.stdout for done in after] == [done.stdout for done in before]
-    options = ["-m", "abacus/careful", "-n", "1", "-o", "r", "--set", "filters.refusal=true"]
+    options = [*QUICK, "-m", "abacus/careful", "-n", "1", "-o", "r", "--set", "filters.refusal=true"]
     assert program("run", "sums", *options, PYTHONPATH=str(tmp_path / "lib")).returncode == 0
 
 
