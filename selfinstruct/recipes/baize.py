@@ -16,7 +16,6 @@ from selfinstruct.filters import DEFAULT_FILTERS
 from selfinstruct.languages import LanguagePack
 from selfinstruct.markers import END, Speaker, voices
 from selfinstruct.recipes import Brief, Recipe, Rehearsal
-from selfinstruct.recipes.alpaca import ANSWER
 from selfinstruct.recipes.dialogue import (
     BOTH,
     PERSON,
@@ -33,6 +32,7 @@ from selfinstruct.recipes.dialogue import (
     rehearsed,
     render,
     self_chat,
+    short_reply,
     stepwise_filters,
     topics,
     transcript,
@@ -98,7 +98,7 @@ def _both_sides(brief: Brief) -> Callable[[Draw], Awaitable[Sequence[Candidate]]
 
 def _in_turn(brief: Brief) -> Callable[[Draw], Awaitable[Sequence[Candidate]]]:
     stepwise = brief.style == "stepwise"
-    who, reply = voices(brief.pack), fitted(brief, ANSWER if stepwise else REPLY, 0.25)
+    who, reply = voices(brief.pack), short_reply(brief) if stepwise else fitted(brief, REPLY, 0.25)
     stop = (f"\n{who.marker('assistant')}",)
     person = replace(brief.sampling(PERSON), max_tokens=PERSON.max_tokens, stop=stop)
     limits = limits_of(brief, reply, preview(brief))

@@ -21,6 +21,7 @@ from selfinstruct.languages import LanguagePack
 from selfinstruct.markers import END, Marker, Speaker, Voices, end_mark, markers_in
 from selfinstruct.parsing import cleaned, looks_cut
 from selfinstruct.recipes import Brief, truncated
+from selfinstruct.recipes.alpaca import ANSWER
 from selfinstruct.stages import Draw
 from selfinstruct.values import (
     Candidate,
@@ -492,6 +493,14 @@ def next_line(brief: Brief, text: str, preset: Sampling = LINE) -> Request:
     if brief.capabilities.completions:
         return Request(line, prompt=text)
     return Request(line, messages=(Message("user", text),))
+
+
+def short_reply(brief: Brief) -> Sampling:
+    """Return how a small model's assistant replies: cool, and so short that some exchanges fit its context.
+
+    A reply that is cut off is kept up to its last whole sentence.
+    """
+    return fitted(brief, ANSWER, 0.125)
 
 
 def stepwise_filters(names: Sequence[str]) -> tuple[str, ...]:

@@ -17,7 +17,6 @@ from selfinstruct.filters import DEFAULT_FILTERS
 from selfinstruct.languages import LanguagePack, load_pack
 from selfinstruct.markers import END, Speaker, voices
 from selfinstruct.recipes import Brief, Recipe, Rehearsal
-from selfinstruct.recipes.alpaca import ANSWER
 from selfinstruct.recipes.dialogue import (
     BOTH,
     TRANSCRIPT,
@@ -29,6 +28,7 @@ from selfinstruct.recipes.dialogue import (
     rehearsed,
     render,
     self_chat,
+    short_reply,
     stepwise_filters,
     transcript,
     transcript_candidate,
@@ -72,7 +72,7 @@ def _both(brief: Brief) -> Callable[[Draw], Awaitable[Sequence[Candidate]]]:
 
 
 def _in_turn(brief: Brief) -> Callable[[Draw], Awaitable[Sequence[Candidate]]]:
-    who, reply = voices(brief.pack), fitted(brief, ANSWER, 0.25)
+    who, reply = voices(brief.pack), short_reply(brief)
     limits = limits_of(brief, reply, preview(brief))
     (kind,) = _kinds(brief)
     words = brief.pack.first_words or ("",)

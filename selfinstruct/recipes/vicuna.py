@@ -16,7 +16,6 @@ from selfinstruct.formats.shape import prompt_dialogue, user_text
 from selfinstruct.languages import LanguagePack
 from selfinstruct.markers import END, Speaker, voices
 from selfinstruct.recipes import Brief, Recipe, Rehearsal
-from selfinstruct.recipes.alpaca import ANSWER
 from selfinstruct.recipes.dialogue import (
     PERSON,
     REPLY,
@@ -31,6 +30,7 @@ from selfinstruct.recipes.dialogue import (
     rehearsed,
     render,
     self_chat,
+    short_reply,
     stepwise_filters,
     transcript,
 )
@@ -41,7 +41,7 @@ from selfinstruct.values import Candidate, Capabilities, Comparison, Dialogue, M
 def stages(brief: Brief) -> tuple[Stage, ...]:
     """Lay out the one stage: each row of the input is gone on with."""
     stepwise = brief.style == "stepwise"
-    who, reply = voices(brief.pack), fitted(brief, ANSWER if stepwise else REPLY, 0.25)
+    who, reply = voices(brief.pack), short_reply(brief) if stepwise else fitted(brief, REPLY, 0.25)
     stop = (f"\n{who.marker('assistant')}",)
     person = replace(brief.sampling(PERSON), max_tokens=PERSON.max_tokens, stop=stop)
     limits = limits_of(brief, reply, preview(brief))
