@@ -60,7 +60,7 @@ natural_close   the person took leave, or a model that wrote both sides just end
 max_turns       as many exchanges as wanted
 token_budget    a reply was cut off, or the dialogue grew to `dialogue_tokens`
 repeated_turn   a side said again what it had said
-empty_turn      a side said nothing, or spoke as the other
+empty_turn      a side said nothing, or spoke as the other, or ended its line in a colon
 unsure_turn     the model was unsure of what the person says next (`low_logprob`); what was said before stands
 """
 
@@ -416,6 +416,8 @@ async def self_chat(
         text = f"{_begun(request, voices.marker(speaker))}{completion.text}"
         said.append(f"{voices.marker(speaker)} {text}")
         turn = read_turn(text, speaker, voices)
+        if request.prompt is not None and turn.content.endswith((":", "：")):
+            turn = Turn("")  # a line behind which more was to follow
         content = turn.content
         if speaker == "user" and content and completion.logprob is not None:
             if messages and draw.screen(Candidate(Dialogue(messages[:1]), logprob=completion.logprob)) is not None:

@@ -162,6 +162,21 @@ def test_what_a_small_model_is_unsure_of_ends_the_talk_and_costs_nothing_before_
     assert dialogue.extra["stop"] == ("max_turns" if turns == 3 else "unsure_turn")
 
 
+def test_a_line_behind_which_more_was_to_follow_is_no_turn(tmp_path: Path) -> None:
+    def answer(request: Request) -> str:
+        rng = random.Random(request.seed)
+        if request.prompt is None:
+            return say(rng)
+        return " So the answer is:" if "[Assistant] Since" in request.prompt else f" {ask(rng)}"
+
+    (tmp_path / "t.txt").write_text("Why do tides come twice a day?", encoding="utf-8")
+    ((_, dialogue),) = grow(
+        tmp_path / "r", "baize", Scripted(answer), style="stepwise", input=str(tmp_path / "t.txt"), options={"turns": 3}
+    )
+    assert isinstance(dialogue, Dialogue)
+    assert (dialogue.extra["turns"], dialogue.extra["stop"]) == (1, "empty_turn")
+
+
 def test_a_base_model_goes_on_behind_the_first_marker(endpoint: Endpoint, tmp_path: Path) -> None:
     backend = {"base_url": endpoint.base_url, "endpoint": "completions"}
     found = work("baize", endpoint, tmp_path / "r", {"model": "vllm/test", "backend": backend}, target=2)
