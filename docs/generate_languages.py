@@ -91,7 +91,7 @@ def page(checked: Mapping[str, Checked], scores: Mapping[str, Score], by_script:
         "extra: `pip install 'selfinstruct[lang]'`), but only about those a pack names under `confusions`. A text is",
         "rejected when the model gives the run's own language less than one chance in twenty. Without the extra, and",
         "for languages the model does not know, letters are all there is. A run notes in its fingerprint which it had,",
-        "so that it can't change midway.",
+        "so that it can't change midway. Unpacked, 70 MB, the model is kept in the cache (`SELFINSTRUCT_CACHE`).",
         "",
         "Allowed by rule: an answer after a request for translation, code or another language (the pack's",
         "`other_language`, in all that was asked before in a dialogue); an answer in the script, or the language, of",

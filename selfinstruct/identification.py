@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+import lzma
 import re
+import shutil
 import tempfile
 import unicodedata
+import zipfile
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from selfinstruct.errors import ConfigError
 from selfinstruct.languages import LanguagePack, ascii_letters, is_unspaced, own_scripts, script, tokens
+from selfinstruct.resources import cache_dir
 
 _BLOCK = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)", re.DOTALL)
 _INLINE = re.compile(r"`[^`\n]+`|\b(?:https?://|www\.)\S+|\S+@\S+\.\w+|</?[A-Za-z][^<>\n]{0,80}>")
@@ -138,7 +145,7 @@ def sentences(text: str, pack: LanguagePack) -> Iterator[str]:
 @lru_cache(maxsize=64)
 def identifier(pack: LanguagePack) -> Identifier | None:
     """Return the identifier of a pack, or None: the extra `lang` is missing, or the model doesn't know the language."""
-    base = _model()
+    base, _ = _model()
     own = pack.tag.split("-")[0]
     if base is None or own not in base.labels:
         return None
@@ -157,19 +164,77 @@ def version(pack: LanguagePack) -> str:
     return f"py3langid {importlib.metadata.version('py3langid')}" if identifier(pack) else "none"
 
 
+def notice() -> str:
+    """Return what to tell the person of the model once it is loaded: that it can't be kept, or nothing."""
+    return _model()[1]
+
+
+_UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
+"""What reading a file that is missing, cut short or damaged raises."""
+
+
 @lru_cache(maxsize=1)
-def _model() -> Any:
+def _model() -> tuple[Any, str]:
+    """Return py3langid's model, or None without the extra, and what to tell of it.
+
+    It comes packed, and unpacking takes most of a second at each start: it is kept unpacked in the cache folder.
+    """
     try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+        from py3langid.langid import MODEL_DIR, MODEL_FILE, LanguageIdentifier
     except ImportError:
-        return None
+        return None, ""
+    kept = cache_dir() / f"py3langid-{importlib.metadata.version('py3langid')}.npz"
     try:
-        return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+        return _kept(MODEL_DIR / MODEL_FILE, kept), ""
+    except _UNREADABLE as error:
+        reason = getattr(error, "strerror", None) or error
+        told = (
+            f"{kept.parent}: the model that tells languages apart can't be kept there ({reason}) and is unpacked at "
+            "each start; make room for 70 MB, or name another folder in SELFINSTRUCT_CACHE"
+        )
+    try:
+        return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True), told
     except OSError as error:
         raise ConfigError(
             f"{tempfile.gettempdir()}: py3langid can't unpack its model there: {error.strerror or error}; make room "
-            "for some 50 MB, or name another folder in TMPDIR"
+            "for some 70 MB, or name another folder in TMPDIR"
         ) from error
+
+
+def _kept(packed: Path, kept: Path) -> Any:
+    """Read the unpacked model; where it is missing or damaged it is unpacked first, by one process at a time."""
+    from filelock import FileLock
+
+    with suppress(*_UNREADABLE):
+        return _read(kept)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{kept}.lock"):
+        with suppress(*_UNREADABLE):  # another process has unpacked it by now
+            return _read(kept)
+        part = kept.with_suffix(".part")
+        try:
+            with lzma.open(packed) as source, part.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            part.replace(kept)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        return _read(kept)
+
+
+def _read(path: Path) -> Any:
+    """Read an unpacked model as `py3langid.modelio.load_model` does: arrays with checksums, no code."""
+    import numpy
+    from py3langid.langid import LanguageIdentifier
+
+    with path.open("rb") as file, numpy.load(file, allow_pickle=False) as data:
+        found = {name: data[name] for name in ("ptc", "pc", "classes", "nextmove", "nextmove_row", "out_feat")}
+    moves, rows = (array(found[name].dtype.char) for name in ("nextmove", "nextmove_row"))
+    moves.frombytes(memoryview(found["nextmove"]).cast("B"))
+    rows.frombytes(memoryview(found["nextmove_row"]).cast("B"))
+    return LanguageIdentifier(
+        found["ptc"], found["pc"], found["classes"].tolist(), moves, found["out_feat"].tolist(), True, tk_row=rows
+    )
 
 
 def _is_prose(line: str) -> bool:

@@ -332,6 +332,8 @@ def _lanes(
                 f"the language pack of {pack.tag} is a draft: no speaker has read it and its seeds yet. Once one has, "
                 f"take `draft: true` out of {resources.find('seeds', f'{pack.tag}/pack.yaml')}"
             )
+        if pack.confusions and (told := identification.notice()):
+            notices.append(told)
         if pack.shipped and "en" in pack.confusions and identification.version(pack) == "none":
             notices.append(
                 f"answers in English are not told from {pack.name}: the letters are the same. "

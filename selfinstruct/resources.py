@@ -1,4 +1,4 @@
-"""Where prompts and seeds are: the person's own folder first, then what the package ships."""
+"""Where prompts and seeds are: the person's own folder first, then what the package ships; and the cache folder."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ def user_folder() -> Path:
     """
     chosen = os.environ.get("SELFINSTRUCT_HOME")
     return Path(chosen) if chosen else Path(platformdirs.user_config_dir("selfinstruct", appauthor=False))
+
+
+def cache_dir() -> Path:
+    """Return `$SELFINSTRUCT_CACHE`, else the platform's cache folder; it may not exist yet."""
+    chosen = os.environ.get("SELFINSTRUCT_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    return platformdirs.user_cache_path("selfinstruct", appauthor=False)
 
 
 def shipped(kind: Kind) -> Path:

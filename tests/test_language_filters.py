@@ -114,7 +114,7 @@ def test_packs_do_not_disturb_each_other() -> None:
 
 def test_without_the_extra_nothing_is_rejected_for_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     pack = load_pack("es")
-    monkeypatch.setattr(identification, "_model", lambda: None)
+    monkeypatch.setattr(identification, "_model", lambda: (None, ""))
     identifier.cache_clear()
     try:
         assert identifier(pack) is None

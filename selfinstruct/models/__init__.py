@@ -21,7 +21,6 @@ from pathlib import Path
 
 from selfinstruct.errors import ModelFileError
 from selfinstruct.models import cache, fetch
-from selfinstruct.models.cache import cache_dir
 from selfinstruct.models.gguf import Header, read_header
 from selfinstruct.models.progress import Progress, say_on_stderr, shown
 from selfinstruct.models.registry import REGISTRY, STEPWISE_BELOW, Entry, Hub, Profile, Wheel
@@ -32,7 +31,6 @@ __all__ = [
     "LocalModel",
     "Profile",
     "Progress",
-    "cache_dir",
     "import_model",
     "is_cached",
     "known_models",

@@ -13,18 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from selfinstruct.errors import ModelFileError
+from selfinstruct.resources import cache_dir
 
 _CHUNK = 1 << 20
-
-
-def cache_dir() -> Path:
-    """Return `$SELFINSTRUCT_CACHE`, else the platform's cache folder; it may not exist yet."""
-    chosen = os.environ.get("SELFINSTRUCT_CACHE")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    import platformdirs
-
-    return platformdirs.user_cache_path("selfinstruct", appauthor=False)
 
 
 def models_dir() -> Path:
