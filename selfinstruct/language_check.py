@@ -220,10 +220,14 @@ def _wordings(recipe: Recipe, tag: str) -> Iterator[tuple[Path, Path | None, fro
     for parts in recipe.variables.values():
         for part, variables in parts.items():
             suffix = f".{part}.j2" if part else ".j2"
-            for folder in recipe.prompts:
-                path = resources.find("prompts", f"{folder}/{tag}{suffix}")
-                if path is not None:
-                    yield path, resources.find("prompts", f"{folder}/en{suffix}"), variables
+            # Of several folders the first that has the part counts, as in a run.
+            path, original = (_first(recipe.prompts, f"{each}{suffix}") for each in (tag, "en"))
+            if path is not None:
+                yield path, original, variables
+
+
+def _first(folders: Sequence[str], name: str) -> Path | None:
+    return next((path for folder in folders if (path := resources.find("prompts", f"{folder}/{name}"))), None)
 
 
 def _prompt_faults(path: Path, original: Path | None, variables: frozenset[str]) -> Iterator[Fault]:
