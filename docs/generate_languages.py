@@ -207,7 +207,7 @@ def page(checked: Mapping[str, Checked], scores: Mapping[str, Score], by_script:
         "- the pack: every key there and of the right kind; no spelling that could mean two things; printed labels in",
         "  the pack's own script; each label and each way to say *no input* read back by the parser;",
         "- the seeds: readable, none rejected by a filter of any style, each read back when shown in a prompt;",
-        "- the topics: readable, none twice;",
+        "- the topics, those of health too: readable, none twice;",
         "- the prompts: they parse, and use all that their English original uses;",
         "- a rehearsal of every recipe in each of its styles: a run over the real loop, store and filters in which",
         "  replies made of the pack's own seeds and labels take the place of a model, and must come back as they were.",

@@ -85,10 +85,13 @@ def check(tag: str) -> Checked:
     tasks, more = _seeds(tag)
     topics, worse = _topics(tag)
     faults += [*more, *worse]
+    recipes = [recipe for name in plugins.names("recipes") for recipe in [plugins.load("recipes", name)]]
+    for name in sorted({recipe.topics for recipe in recipes} - {"topics"}):
+        if seeds.topics_path_for(tag, name) is not None:
+            faults += _topics(tag, name)[1]
     names = dict.fromkeys(name for style in DEFAULT_FILTERS.values() for name in style)
     rules = build_filters(names, pack)
     faults += [Fault("seeds", task.id, detail) for task in tasks for detail in task_faults(task, pack, rules)]
-    recipes = [recipe for name in plugins.names("recipes") for recipe in [plugins.load("recipes", name)]]
     wordings = dict.fromkeys(found for recipe in recipes for found in _wordings(recipe, tag))
     faults += [fault for wording in wordings for fault in _prompt_faults(*wording)]
     rehearsed = []
@@ -187,10 +190,10 @@ def _seeds(tag: str) -> tuple[tuple[Task, ...], list[Fault]]:
     return tasks, []
 
 
-def _topics(tag: str) -> tuple[tuple[Dialogue, ...], list[Fault]]:
-    path = seeds.topics_path_for(tag)
+def _topics(tag: str, name: str = "topics") -> tuple[tuple[Dialogue, ...], list[Fault]]:
+    path = seeds.topics_path_for(tag, name)
     if path is None:
-        return (), [Fault("topics", f"seeds/{tag}/topics.jsonl", "there are no topics; dialogues need them")]
+        return (), [Fault("topics", f"seeds/{tag}/{name}.jsonl", "there are no topics; dialogues need them")]
     try:
         topics = seeds.load_topics(path)
     except SelfInstructError as error:

@@ -163,6 +163,7 @@ def test_what_is_wrong_in_a_pack_is_named(own: Path, tag: str, path: tuple[str, 
         ("topics.jsonl", lambda text: text + text, "topics", "is there twice"),
         ("topics.jsonl", lambda text: text.replace('"topic"', '"topics"', 1), "topics", "'topic' must be"),
         ("topics.jsonl", None, "topics", "there are no topics"),
+        ("medical.jsonl", lambda text: text + text, "topics", "is there twice"),
     ],
 )
 def test_faulty_seeds_and_topics_are_named(

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfinstruct import seeds
+from selfinstruct import resources, seeds
 from selfinstruct.errors import ConfigError, InputError, Stopped
 from selfinstruct.filters.dialogues import advises_first, questions, ungrounded
 from selfinstruct.languages import load_pack
@@ -124,12 +124,12 @@ def test_only_what_was_said_is_named(text: str, names: list[str]) -> None:
     assert read_names(text, "Take ibuprofen with food; a chest X-ray\nwould tell more.") == names
 
 
-@pytest.mark.parametrize("tag", ["en", "zh"])
+@pytest.mark.parametrize("tag", [tag for tag in resources.folders("seeds") if seeds.topics_path_for(tag, "medical")])
 def test_topics_of_health(tag: str) -> None:
     path = seeds.topics_path_for(tag, "medical")
     assert path is not None
     topics = seeds.load_topics(path)
-    assert len({topic.topic for topic in topics}) == len(topics) >= 80
+    assert len({topic.topic for topic in topics}) == len(topics) >= (80 if tag in ("en", "zh") else 40)
     assert len({topic.extra["category"] for topic in topics}) >= 12
     everything = seeds.topics_path_for(tag)
     assert everything is not None
