@@ -11,7 +11,7 @@ from selfinstruct.budget import Price
 from selfinstruct.errors import InputError
 from selfinstruct.filters import Filter
 from selfinstruct.forecast import Range, Seen, Yield, forecast
-from selfinstruct.plan import resume_plan
+from selfinstruct.plan import Plan, resume_plan
 from selfinstruct.store import RunView, decision_from, record_from
 from selfinstruct.values import Task
 
@@ -19,7 +19,8 @@ from selfinstruct.values import Task
 def trace_record(folder: Path, id: str) -> dict[str, Any]:
     """Return everything that led to a record, as plain JSON-able values.
 
-    Keys: candidate (its row, with the record), verdicts (of every filter, not only of the first that objected), draw,
+    Keys: candidate (its row, with the record), verdicts (of every filter, not only of the first that objected),
+    sources (ids of the records of earlier stages that it was made from, the nearest stage's first), draw,
     demonstrations, exchanges (each request as sent with its completion as received, and each tool's call with its
     result), siblings (id and verdict).
 
@@ -27,6 +28,7 @@ def trace_record(folder: Path, id: str) -> dict[str, Any]:
         RunNotFound: no run in `folder`.
         InputError: the run has no candidate of that id.
     """
+    plan = resume_plan(folder, [], fetch=False)
     with RunView.open(folder) as view:
         row = view.decision(id)
         if row is None:
@@ -43,6 +45,7 @@ def trace_record(folder: Path, id: str) -> dict[str, Any]:
                 exchanges.append({"key": key} | used)
         seeds = {task.id: task for task in view.seeds()}
         shown = tuple(seeds[id] for id in draw["demonstrations"] if id in seeds)
+        sources = _sources(plan, view, row["stage"], row["draw"])
         siblings = [
             {"id": other["id"], "verdict": _verdict(other)}
             for other in view.decisions(row["stage"], row["draw"])
@@ -50,7 +53,7 @@ def trace_record(folder: Path, id: str) -> dict[str, Any]:
         ]
     candidate = replace(decision_from(row).candidate, demonstrations=shown, rejection=None)
     verdicts = []
-    for check in _filters_of(folder, row["stage"]):
+    for check in _filters_of(plan, row["stage"]):
         objection = check(candidate) if candidate.record is not None else None
         verdicts.append(
             {
@@ -62,6 +65,7 @@ def trace_record(folder: Path, id: str) -> dict[str, Any]:
     return {
         "candidate": _readable(row),
         "verdicts": verdicts,
+        "sources": sources,
         "draw": {key: value for key, value in draw.items() if key not in {"demonstrations", "requests"}},
         "demonstrations": draw["demonstrations"],
         "exchanges": exchanges,
@@ -69,10 +73,21 @@ def trace_record(folder: Path, id: str) -> dict[str, Any]:
     }
 
 
-def _filters_of(folder: Path, stage: str) -> list[Filter]:
-    plan = resume_plan(folder, [], fetch=False)
+def _filters_of(plan: Plan, stage: str) -> list[Filter]:
     found = ((lane, each) for lane in plan.lanes for each in plan.stages(lane) if each.name == stage)
     return next((plan.filters(lane, each) for lane, each in found), [])
+
+
+def _sources(plan: Plan, view: RunView, stage: str, draw: int) -> list[str]:
+    """Return the ids of the earlier stages' records that a draw worked on: its n-th draw takes the n-th accepted."""
+    before = {each.name: each.source for lane in plan.lanes for each in plan.stages(lane)}
+    found = []
+    while (stage := before.get(stage, "")) and draw < view.accepted_count(stage):
+        found.append(view.accepted_at(stage, draw + 1)[0])
+        row = view.decision(found[-1])
+        assert row is not None
+        draw = row["draw"]
+    return found
 
 
 def seed_table(view: RunView) -> list[dict[str, Any]]:

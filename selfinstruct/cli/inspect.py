@@ -90,6 +90,8 @@ def _trace_lines(origin: dict[str, Any]) -> list[str]:
     for verdict in origin["verdicts"]:
         measured = ", ".join(f"{key} {value}" for key, value in verdict["measured"].items())
         lines.append(f"  {verdict['filter']:<26} {verdict['verdict']}{': ' if measured else ''}{measured}")
+    if origin["sources"]:
+        lines.append(f"made from: {', '.join(origin['sources'])}")
     lines += ["", json.dumps(candidate["record"], ensure_ascii=False, indent=2)]
     for number, exchange in enumerate(origin["exchanges"], 1):
         if "tool" in exchange:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from selfinstruct import formats, resources, seeds
 from selfinstruct.cli.data import export as export_command
+from selfinstruct.cli.inspect import trace as trace_command
 from selfinstruct.config import build
 from selfinstruct.errors import ConfigError, Stopped
 from selfinstruct.filters import build_filters
@@ -31,6 +32,7 @@ from selfinstruct.languages import load_pack
 from selfinstruct.plan import Plan, open_run, plan, resume_plan
 from selfinstruct.recipes.self_instruct import PARTS, read_list, read_verdict
 from selfinstruct.replay import refilter, replay
+from selfinstruct.report import trace_record
 from selfinstruct.run import Session
 from selfinstruct.store import RunStore, RunView
 from selfinstruct.testing import Scripted
@@ -673,6 +675,23 @@ def test_a_filter_of_instances_drops_them_alone_and_is_judged_again_for_nothing(
         assert [case for case in before if case in task.instances] == list(task.instances)
         assert all(not case.output or case.output.endswith(":") or case.output == case.input for case in gone)
     assert any(len(task.instances) < len(known[task.instruction].instances) for task in strict)
+
+
+def test_a_record_is_traced_through_all_stages(run: tuple[Path, Dataset, Mapping[str, Any]], tmp_path: Path) -> None:
+    folder, dataset, _ = run
+    with RunView.open(folder) as view:
+        made = dict(view.accepted("instructions"))
+    for id, record in (dataset[0], dataset[-1]):
+        assert isinstance(record, Task)
+        classified, instruction = trace_record(folder, id)["sources"]
+        assert classified.startswith("classification-")
+        grown = made[instruction]
+        assert isinstance(grown, Task)
+        assert grown.instruction == record.instruction
+        assert trace_record(folder, classified)["sources"] == [instruction]
+        assert trace_record(folder, instruction)["sources"] == []
+    shown = CliRunner().invoke(trace_command, [str(folder), id]).output
+    assert f"made from: {classified}, {instruction}\n" in shown
 
 
 @pytest.mark.slow
