@@ -412,7 +412,7 @@ def _refuse_unspoken(model: str, profile: Profile | None, pack: LanguagePack) ->
         raise ConfigError(
             f"language: {model} speaks only {', '.join(profile.languages)}, not {pack.name} ({pack.tag}): its "
             "output would be noise. Choose another model with --model, for example openai/NAME --base-url URL, or "
-            "llama.cpp/qwen2.5-1.5b"
+            f"llama.cpp/qwen2.5-1.5b, or a language that it speaks: -l {profile.languages[0]}"
         )
 
 

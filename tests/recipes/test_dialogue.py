@@ -20,6 +20,7 @@ from selfinstruct.judge import Judge
 from selfinstruct.languages import LanguagePack, load_pack
 from selfinstruct.markers import END, Speaker, Voices, end_mark, markers_in, voices
 from selfinstruct.parsing import cleaned
+from selfinstruct.plan import plan
 from selfinstruct.recipes import Brief
 from selfinstruct.recipes.dialogue import (
     Limits,
@@ -552,3 +553,11 @@ def test_a_dialogue_that_waits_for_a_reply_is_no_record_yet() -> None:
         rejection = judge.decide("dialogues-0-0", Candidate(Dialogue(GOOD[:3]))).rejection
         assert (rejection and rejection.reason) == reason
         assert judge.decide("dialogues-1-0", Candidate(Dialogue(GOOD))).accepted
+
+
+@pytest.mark.parametrize("recipe", ["baize", "vicuna", "guanaco", "chatdoctor", "bianque"])
+def test_embedded_models_are_asked_stepwise_in_a_language_that_they_speak(recipe: str) -> None:
+    asked = {"recipe": recipe, "model": "llama.cpp/smollm2-135m"}
+    assert plan([asked, {"language": "en"}], fetch=False).config.style == "stepwise"
+    with pytest.raises(ConfigError, match=r"speaks only en, not Chinese .* or a language that it speaks: -l en"):
+        plan([asked, {"language": "zh"}], fetch=False)
