@@ -25,6 +25,7 @@ from selfinstruct.recipes.dialogue import (
     as_topic,
     candidate,
     fitted,
+    is_cut,
     limits_of,
     read_topics,
     read_turn,
@@ -32,6 +33,7 @@ from selfinstruct.recipes.dialogue import (
     render,
     tokens_of,
     topics,
+    whole_sentences,
 )
 from selfinstruct.stages import Draw, Stage
 from selfinstruct.tools import Call, Tool, citations, parse_commands, render_command, render_results
@@ -171,7 +173,8 @@ async def _next_message(scene: _Scene, draw: Draw, topic: str, history: Sequence
         language=_language(brief),
     )
     completion = await draw.complete(Request(scene.question, messages=(Message("user", text.strip()),)))
-    return read_turn(completion.text, "user", voices(brief.pack)).content
+    said = read_turn(completion.text, "user", voices(brief.pack)).content
+    return whole_sentences(said, brief.pack) if is_cut(completion, [said], brief.pack) else said
 
 
 async def _answered(scene: _Scene, draw: Draw, number: int, history: Sequence[Message], asked: str) -> _Turn:

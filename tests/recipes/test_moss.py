@@ -192,6 +192,23 @@ def test_a_command_that_fails_is_tried_again_and_then_rejected(tmp_path: Path) -
     assert not any(message.thoughts == "Hm." for dialogue in found for message in dialogue.messages)
 
 
+@pytest.mark.parametrize(("cut", "kept"), [("Let me think of what", ""), (f"{TASKS[1][0]} And", TASKS[1][0])])
+def test_a_question_that_was_cut_off_is_asked_up_to_its_last_whole_sentence(
+    cut: str, kept: str, tmp_path: Path
+) -> None:
+    def answer(request: Request) -> Answer:
+        if request.messages[-1].content.startswith(("<|Human|>", "<|Results|>")):
+            return model(request)
+        return Completion(cut, "length", Usage(9, 9), "m")
+
+    options = {"turns": 2, "min_turns": 2}
+    found, rejected, _ = run(tmp_path / "r", answer, [TASKS[0][0]], options=options)
+    assert [message.content for each in found for message in each.messages if message.role == "user"][1:] == [
+        kept
+    ] * bool(kept)
+    assert rejected == ({} if kept else {"min_turns: too_few_turns": 1})
+
+
 REPLIES = {
     "You pay 204 euros at the till.": "",
     "You pay 204.00 euros, with 15 % off the 240.": "",
