@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from selfinstruct.novelty import kernels, tables
 from selfinstruct.novelty.engine import SHORT, Hit, Threshold, best_first, cells_by_score, mean_score, score
-from selfinstruct.novelty.tables import ENTRIES, FREQUENCY, LENGTH, LONGS, Tables
+from selfinstruct.novelty.tables import ENTRIES, FREQUENCY, LENGTH, LONGS, WANTED, Tables
 
 _Ints = npt.NDArray[np.int32]
 _Longs = npt.NDArray[np.int64]
@@ -29,8 +29,8 @@ class NumbaEngine:
     def __init__(self) -> None:
         self._t = tables.with_entries(tables.empty(), 1, SHORT)
         self._handle = tables.handle_of(self._t)
-        self._rows = 0
-        self._best = np.zeros(2, np.int64)
+        self._masks = self._bits = 0
+        self._best = np.zeros(3, np.int64)
         self._slots, self._lcs = np.zeros((2, 256), np.int64)
 
     def __len__(self) -> int:
@@ -60,25 +60,26 @@ class NumbaEngine:
 
     def too_near(self, query: list[int], threshold: Threshold, limit: int) -> Hit | None:
         """Return the best of the entries that are too near."""
-        ids, best = self._query(query), self._best
-        if kernels.above(self._handle, ids, *threshold, limit, best, self._slots, self._lcs):
-            return self._hits(best[:1], best[1:], 1, len(query))[0]
+        ids = self._query(query)
+        if kernels.above(self._handle, ids, *threshold, limit, self._best, self._slots, self._lcs):
+            return self._best_hit(len(query))
         return None
 
     def nearest(self, query: list[int], limit: int) -> Hit | None:
         """Return the best entry, whatever its score."""
         if not limit:
             return None
-        ids = self._query(query)
-        self._give_rows(ids)
-        if not kernels.nearest(self._handle, ids, limit, self._best):
-            return 0, 0.0
-        return self._hits(self._best[:1], self._best[1:], 1, len(query))[0]
+        found = kernels.nearest(self._handle, self._query(query), limit, self._best)
+        if token := int(self._t.used[WANTED]):
+            self._hold(tables.with_rows(self._t, self._masks, self._bits + 1))
+            kernels.fill_bits(self._handle, token, self._bits)
+            self._bits += 1
+        return self._best_hit(len(query)) if found else (0, 0.0)
 
     def top(self, query: list[int], k: int, limit: int) -> tuple[list[Hit], float]:
         """Return the k best entries and the mean score over all of them."""
         ids, m = self._query(query), len(query)
-        self._give_rows(ids)
+        self._give_masks(ids)
         # Some k of each cell, and as many cells as hold k entries, or are as good as the last of these.
         slots, lcs = np.empty((2, k * (k + SHORT + 1) + int(self._t.used[LONGS])), np.int64)
         count = kernels.top(self._handle, ids, k, limit, cells_by_score(m), slots, lcs)
@@ -115,12 +116,16 @@ class NumbaEngine:
         found, lengths = slots[:count], self._t.entry[slots[:count], LENGTH].tolist()
         return [(s, score(c, m, n)) for s, c, n in zip(found.tolist(), lcs[:count].tolist(), lengths, strict=True)]
 
-    def _give_rows(self, ids: _Ints) -> None:
-        """Give the query's frequent tokens a dense row each."""
-        while token := kernels.without_row(self._handle, ids, _DENSE):
-            self._hold(tables.with_rows(self._t, self._rows + 1))
-            kernels.fill_row(self._handle, token, self._rows)
-            self._rows += 1
+    def _best_hit(self, m: int) -> Hit:
+        slot, lcs, n = self._best.tolist()
+        return slot, score(lcs, m, n)
+
+    def _give_masks(self, ids: _Ints) -> None:
+        """Give the query's frequent tokens a row of masks each."""
+        while token := kernels.without_masks(self._handle, ids, _DENSE):
+            self._hold(tables.with_rows(self._t, self._masks + 1, self._bits))
+            kernels.fill_masks(self._handle, token, self._masks)
+            self._masks += 1
 
     def _query(self, query: Sequence[int]) -> _Ints:
         self._hold(tables.with_positions(self._t, len(query)))

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from selfinstruct.novelty.engine import SHORT
 from selfinstruct.novelty.tables import (
     AFTER,
+    BITS,
     BUCKETS,
     ENTRIES,
     FILL,
@@ -18,12 +19,13 @@ from selfinstruct.novelty.tables import (
     LENGTH,
     LOCAL,
     LONGS,
+    MASKS,
     ONE,
     OTHER,
-    ROW,
     SHORT_BUCKETS,
     START,
     TOP,
+    WANTED,
     WHERE,
     Handle,
     Tables,
@@ -42,6 +44,11 @@ _Bytes = npt.NDArray[np.uint8]
 _Ints = npt.NDArray[np.int32]
 _Longs = npt.NDArray[np.int64]
 _Words = npt.NDArray[np.uint64]
+
+QUEUE = 64
+"""So many entries are fetched together before they are measured."""
+BITS_SHARE, BITS_FROM = 256, 16_384
+"""A token in more than 1/256 of the entries gets a row of bits, in a pool of that many: fewer are gathered as fast."""
 
 
 @compiled
@@ -212,82 +219,227 @@ def above(
         seen[t.touched[k]] = 0
 
     if t.used[LONGS]:
-        count = _long(t, query, words, num, den, limit, False, count, best, slots, lengths)
+        count = _long(t, query, words, num, den, limit, count, best, slots, lengths)
     _release(t, query)
     return count
 
 
 @compiled
 def nearest(handle: Handle, query: _Ints, limit: int, best: _Longs) -> bool:
-    """Write slot and L of the best entry into `best`; return whether any shares a token."""
+    """Write slot, L and length of the best entry into `best`; return whether any shares a token.
+
+    L is at most the number of positions of the query whose token the entry has. So entries are measured by falling
+    number, and of those with the same number only those short enough to be as good as the best so far.
+    """
     t = handle.tables
     m = len(query)
-    _every_lcs(t, query, limit)
-    for n in range(SHORT + 1):
-        for lcs in range(SHORT + 1):
-            t.scores[n * (SHORT + 1) + lcs] = 2.0 * lcs / (m + n)  # correctly rounded: in the order of the fractions
-    highest = 0.0
-    for slot in range(limit):
-        highest = max(highest, t.scores[t.row33[slot] + t.lcs[slot]])
-    count = 0
-    if highest > 0.0:
-        slot = 0
-        while t.scores[t.row33[slot] + t.lcs[slot]] != highest:
-            slot += 1
-        best[0], best[1] = slot, t.lcs[slot]
-        count = 1
-    if t.used[LONGS]:
-        none = np.zeros(0, np.int64)
-        words = _prepare(t, query)
-        count = _long(t, query, words, 0, 1, limit, True, count, best, none, none)
-        _release(t, query)
-    return count > 0
+    words = _prepare(t, query)
+    entry, queue = t.entry, t.queue
+    blocks = (limit + 63) >> 6
+    bits = _count_matches(t, query, words, limit, blocks)
+    level = t.plane[0, :blocks]
+    best[0], best[1], best[2] = 0, 0, 0
+    for matches in range(_highest(t.plane, bits, blocks), 0, -1):
+        longest = SHORT + 1
+        if best[1] > 0:
+            if matches * (m + best[2]) < best[1] * (m + matches):
+                break  # not even an entry of just these tokens is as good
+            longest = min(longest, matches * (m + best[2]) // best[1] - m)
+        if not _level(t.plane, bits, matches, t.shorter[longest, :blocks], level):
+            continue
+        waiting = 0
+        for block in range(blocks):
+            word = level[block]
+            while word:
+                slot = (block << 6) + i64(popcount((word & (~word + u64(1))) - u64(1)))
+                word &= word - u64(1)
+                if slot >= limit:
+                    break
+                queue[waiting] = slot
+                waiting += 1
+                if waiting == QUEUE:
+                    _measure(
+                        t.hint, t.token, t.pattern, t.vector, words, t.ids, entry, m, matches, queue, waiting, best
+                    )
+                    waiting = 0
+        _measure(t.hint, t.token, t.pattern, t.vector, words, t.ids, entry, m, matches, queue, waiting, best)
+    _release(t, query)
+    return bool(best[1] > 0)
+
+
+@compiled
+def _measure(
+    hint: _Bytes, token: _Ints, pattern: _Words, vector: _Words, words: int, ids: _Ints, entry: _Longs,
+    m: int, matches: int, queue: _Longs, waiting: int, best: _Longs,
+) -> None:  # fmt: skip
+    """Measure the entries in the queue that can be better than the best.
+
+    All are fetched before the first is measured: the processor waits for one after another only when it can't tell
+    which comes next.
+    """
+    fetched = 0
+    for k in range(waiting):
+        fetched |= ids[entry[queue[k], START]]
+    if fetched < 0:
+        return  # ids are positive; without this the compiler would leave the fetching out
+    for k in range(waiting):
+        slot = queue[k]
+        n = entry[slot, LENGTH]
+        bound, reached = matches * (m + best[2]), best[1] * (m + n)
+        if bound < reached or (bound == reached and slot > best[0]):
+            continue
+        lcs = _lcs(hint, token, pattern, vector, words, ids, entry[slot, START], n)
+        found = lcs * (m + best[2])
+        if found > reached or (found == reached and slot < best[0]):
+            best[0], best[1], best[2] = slot, lcs, n
+
+
+@compiled
+def _count_matches(t: Tables, query: _Ints, words: int, limit: int, blocks: int) -> int:
+    """Count for each entry the positions of the query whose token it has; return the number of bits of the counts.
+
+    Bit k of the counts of a block of 64 entries is one word of `plane[1 + k]`: adding one to any of them
+    takes a few instructions. A token's second position counts for entries that have it twice, and so on,
+    unless the query is short: there it is rare, and the row of bits is at hand.
+    """
+    m = len(query)
+    bits = 3
+    while m >> bits:
+        bits += 1
+    plane = t.plane
+    plane[1 : 1 + bits, :blocks] = u64(0)
+    low, middle, high = plane[1, :blocks], plane[2, :blocks], plane[3, :blocks]
+    carry, gathered = plane[0, :blocks], plane[1 + bits, :blocks]
+    t.used[WANTED] = 0
+    for i in range(m):
+        token = query[i]
+        frequency, row = t.token[token, FREQUENCY], t.token[token, BITS]
+        if frequency == 0:
+            continue
+        times = 1 if m <= SHORT else _times(t.pattern, t.token[token, LOCAL], words, i)
+        if row > 0 and times == 1:
+            some = _add_three(low, middle, high, t.bits[row - 1, :blocks], carry)
+        else:
+            gathered[:] = u64(0)
+            _gather(t, token, times, limit, gathered)
+            if row == 0 and frequency * BITS_SHARE > max(t.used[ENTRIES], BITS_FROM):
+                t.used[WANTED] = token
+            some = _add_three(low, middle, high, gathered, carry)
+        k = 4
+        while some:
+            some = _add(plane[k, :blocks], carry)
+            k += 1
+    return bits
+
+
+@compiled
+def _times(pattern: _Words, at: int, words: int, i: int) -> int:
+    """Return how often the token of position i stands in the query up to there."""
+    times = i64(popcount(pattern[at * words + (i >> 6)] << u64(63 - (i & 63))))
+    for w in range(i >> 6):
+        times += i64(popcount(pattern[at * words + w]))
+    return times
+
+
+@compiled
+def _gather(t: Tables, token: int, times: int, limit: int, bits: _Words) -> None:
+    """Set the bits of the entries below `limit` that have the token so many times."""
+    for bucket in range(BUCKETS):
+        chunk = t.chain[token * BUCKETS + bucket, HEAD]
+        while chunk:
+            begin = t.chunk[chunk, FIRST]
+            for p in range(begin, begin + t.chunk[chunk, FILL]):
+                where = t.posting[p, WHERE]
+                slot = i64(where >> u64(32))
+                if slot >= limit:
+                    break
+                held = i64(popcount(u32(where))) if bucket < SHORT_BUCKETS else i64(u32(where))
+                if held >= times:
+                    bits[slot >> 6] |= u64(1) << u64(slot & 63)
+            chunk = t.chunk[chunk, AFTER]
+
+
+@compiled
+def _add_three(low: _Words, middle: _Words, high: _Words, bits: _Words, carry: _Words) -> bool:
+    """Add bits to three planes at once, leave what is carried to the next in `carry`; tell whether there is any."""
+    some = u64(0)
+    for block in range(len(bits)):
+        one = low[block] & bits[block]
+        two = middle[block] & one
+        four = high[block] & two
+        low[block] ^= bits[block]
+        middle[block] ^= one
+        high[block] ^= two
+        carry[block] = four
+        some |= four
+    return bool(some)
+
+
+@compiled
+def _add(plane: _Words, carry: _Words) -> bool:
+    """Add bits to a plane, leave what is carried to the next one in `carry`; tell whether there is any."""
+    some = u64(0)
+    for block in range(len(plane)):
+        both = plane[block] & carry[block]
+        plane[block] ^= carry[block]
+        carry[block] = both
+        some |= both
+    return bool(some)
+
+
+@compiled
+def _highest(plane: _Words, bits: int, blocks: int) -> int:
+    """Return the highest of the counts."""
+    highest = 0
+    among, with_bit = plane[0, :blocks], np.empty(blocks, np.uint64)
+    among[:] = u64(0xFFFFFFFFFFFFFFFF)
+    for k in range(bits - 1, -1, -1):
+        row = plane[1 + k]
+        some = u64(0)
+        for block in range(blocks):
+            with_bit[block] = among[block] & row[block]
+            some |= with_bit[block]
+        if some:
+            highest |= 1 << k
+            among[:] = with_bit
+    return highest
+
+
+@compiled
+def _level(plane: _Words, bits: int, count: int, among: _Words, level: _Words) -> bool:
+    """Write into `level` which of the entries `among` have exactly that count; tell whether any has."""
+    level[:] = among
+    some = u64(0)
+    for k in range(bits):
+        flip = u64(0) if (count >> k) & 1 else u64(0xFFFFFFFFFFFFFFFF)
+        row = plane[1 + k]
+        for block in range(len(level)):
+            level[block] &= row[block] ^ flip
+    for block in range(len(level)):
+        some |= level[block]
+    return bool(some)
 
 
 @compiled
 def _long(
-    t: Tables, query: _Ints, words: int, num: int, den: int, limit: int, only_best: bool, count: int,
+    t: Tables, query: _Ints, words: int, num: int, den: int, limit: int, count: int,
     best: _Longs, slots: _Longs, lengths: _Longs,
 ) -> int:  # fmt: skip
-    """Go on with the long entries, likeliest first: the overlap of the token bags bounds L from above.
-
-    With `only_best` those are looked for that are as good as the best so far.
-    """
+    """Go on with the long entries: the overlap of the token bags bounds L from above."""
     m = len(query)
     touched = _overlaps(t, query, num, den, limit)
-    if touched == 0:
-        return count
-    likely = 0
-    bounds = np.empty(touched, np.float64)
     for k in range(touched):
         slot = i64(t.touched[k])
-        bound, n = t.overlap[slot], t.entry[slot, LENGTH]
-        if bound >= _needed(t.entry, m, n, num, den, only_best and count > 0, best):
-            bounds[likely] = -bound / (m + n)
-            t.touched[likely] = slot
-            likely += 1
-        else:
-            t.overlap[slot] = 0
-    for place in np.argsort(bounds[:likely]):
-        slot = i64(t.touched[place])
-        bound, n = t.overlap[slot], t.entry[slot, LENGTH]
+        overlap, n = t.overlap[slot], t.entry[slot, LENGTH]
         t.overlap[slot] = 0
-        need = _needed(t.entry, m, n, num, den, only_best and count > 0, best)
-        if bound >= need:
-            lcs = _lcs(t.hint, t.token, t.pattern, t.vector, words, t.ids, t.entry[slot, START], n)
-            if lcs >= need:
-                _record(t.entry, m, slot, lcs, count, best, slots, lengths)
-                count += 1
+        need = num * (m + n) // (2 * den) + 1
+        if overlap < need:
+            continue
+        lcs = _lcs(t.hint, t.token, t.pattern, t.vector, words, t.ids, t.entry[slot, START], n)
+        if lcs >= need:
+            _record(t.entry, m, slot, lcs, count, best, slots, lengths)
+            count += 1
     return count
-
-
-@compiled
-def _needed(entry: _Longs, m: int, n: int, num: int, den: int, as_good: bool, best: _Longs) -> int:
-    """Return the least L of an entry of length n that is asked for, be it one as good as the best."""
-    if as_good:
-        total = m + entry[best[0], LENGTH]
-        return i64(max(1, (best[1] * (m + n) + total - 1) // total))
-    return num * (m + n) // (2 * den) + 1
 
 
 @compiled
@@ -298,11 +450,12 @@ def _record(
     if count < len(slots):
         slots[count] = slot
         lengths[count] = lcs
-    new = lcs * (m + entry[best[0], LENGTH])
+    new = lcs * (m + best[2])
     old = best[1] * (m + entry[slot, LENGTH])
     if count == 0 or new > old or (new == old and slot < best[0]):
         best[0] = slot
         best[1] = lcs
+        best[2] = entry[slot, LENGTH]
 
 
 @compiled
@@ -313,6 +466,15 @@ def _overlaps(t: Tables, query: _Ints, num: int, den: int, limit: int) -> int:
     """
     m = len(query)
     words = (m + 63) >> 6
+    first_bucket, last_bucket = BUCKETS, SHORT_BUCKETS  # from, and to before: the lengths between can do
+    bottom = SHORT + 1
+    for bucket in range(SHORT_BUCKETS, BUCKETS):
+        top = TOP[bucket]
+        if num * (m + bottom) // (2 * den) + 1 <= m and num * (m + top) // (2 * den) + 1 <= top:
+            first_bucket, last_bucket = min(first_bucket, bucket), bucket + 1
+        bottom = top + 1
+    if first_bucket >= last_bucket:
+        return 0
     touched = 0
     for i in range(m):
         token = query[i]
@@ -326,14 +488,8 @@ def _overlaps(t: Tables, query: _Ints, num: int, den: int, limit: int) -> int:
             count += i64(popcount(bits))
         if first != i:
             continue
-        bottom = SHORT + 1
-        for bucket in range(SHORT_BUCKETS, BUCKETS):
-            top = TOP[bucket]
-            feasible = num * (m + bottom) // (2 * den) + 1 <= m and num * (m + top) // (2 * den) + 1 <= top
-            bottom = top + 1
+        for bucket in range(first_bucket, last_bucket):
             chunk = t.chain[token * BUCKETS + bucket, HEAD]
-            if not feasible:
-                continue
             while chunk:
                 begin = t.chunk[chunk, FIRST]
                 for p in range(begin, begin + t.chunk[chunk, FILL]):
@@ -353,7 +509,7 @@ def _overlaps(t: Tables, query: _Ints, num: int, den: int, limit: int) -> int:
 def offer_many(handle: Handle, flat: _Ints, ends: _Longs, begin: int, num: int, den: int, results: _Longs) -> int:
     """Offer entries `begin`.. of a batch; write slot (-1: added) and L; return the first that needs room."""
     t = handle.tables
-    best = np.zeros(2, np.int64)
+    best = np.zeros(3, np.int64)
     none = np.zeros(0, np.int64)
     for i in range(begin, len(ends)):
         entry = flat[ends[i - 1] if i else 0 : ends[i]]
@@ -369,20 +525,20 @@ def offer_many(handle: Handle, flat: _Ints, ends: _Longs, begin: int, num: int, 
 
 
 @compiled
-def without_row(handle: Handle, query: _Ints, share: int) -> int:
-    """Return a token of the query that is in more than 1/share of the entries and has no dense row, or 0."""
+def without_masks(handle: Handle, query: _Ints, share: int) -> int:
+    """Return a token of the query that is in more than 1/share of the entries and has no row of masks, or 0."""
     t = handle.tables
     for token in query:
-        if t.token[token, FREQUENCY] * share > max(t.used[ENTRIES], 1024) and t.token[token, ROW] == 0:
+        if t.token[token, FREQUENCY] * share > max(t.used[ENTRIES], 1024) and t.token[token, MASKS] == 0:
             return i64(token)
     return 0
 
 
 @compiled
-def fill_row(handle: Handle, token: int, row: int) -> None:
+def fill_masks(handle: Handle, token: int, row: int) -> None:
     """Give a frequent token one mask per entry."""
     t = handle.tables
-    t.token[token, ROW] = row + 1
+    t.token[token, MASKS] = row + 1
     for bucket in range(SHORT_BUCKETS):
         chunk = t.chain[token * BUCKETS + bucket, HEAD]
         while chunk:
@@ -390,6 +546,14 @@ def fill_row(handle: Handle, token: int, row: int) -> None:
             for p in range(begin, begin + t.chunk[chunk, FILL]):
                 t.dense[row, t.posting[p, WHERE] >> u64(32)] = u32(t.posting[p, WHERE])
             chunk = t.chunk[chunk, AFTER]
+
+
+@compiled
+def fill_bits(handle: Handle, token: int, row: int) -> None:
+    """Give a frequent token one bit per entry."""
+    t = handle.tables
+    t.token[token, BITS] = row + 1
+    _gather(t, token, 1, t.used[ENTRIES], t.bits[row])
 
 
 @compiled
@@ -451,8 +615,8 @@ def _every_lcs(t: Tables, query: _Ints, limit: int) -> None:
     v = t.state[:limit]
     v[:] = u32(0xFFFFFFFF)
     for token in query:
-        if t.token[token, ROW] > 0:
-            _step(v, t.dense[t.token[token, ROW] - 1, :limit])
+        if t.token[token, MASKS] > 0:
+            _step(v, t.dense[t.token[token, MASKS] - 1, :limit])
             continue
         for bucket in range(SHORT_BUCKETS):
             chunk = t.chain[token * BUCKETS + bucket, HEAD]

@@ -42,14 +42,14 @@ HINTS = 1024
 CHUNK = 1024
 """Largest chunk of postings; chunks quadruple from 4 up to it."""
 
-ENTRIES, IDS, POSTINGS, CHUNKS, LONGS = range(5)
-"""Places in `Tables.used`."""
+ENTRIES, IDS, POSTINGS, CHUNKS, LONGS, WANTED = range(6)
+"""Places in `Tables.used`; WANTED is a token of the last query that should have a row in `bits`, or 0."""
 START, LENGTH, OTHER = range(3)
 """Columns of `Tables.entry`: first token in `ids`, number of tokens, second half of a short entry's signature."""
 WHERE, ONE = range(2)
 """Columns of `Tables.posting`: slot << 32 | position mask (or count in a long entry), first half of the signature."""
-FREQUENCY, LOCAL, ROW = range(3)
-"""Columns of `Tables.token`: entries with it, place in the query's pattern, row in `dense` + 1; 0 for none."""
+FREQUENCY, LOCAL, MASKS, BITS = range(4)
+"""Columns of `Tables.token`: entries with it, place in the query's pattern, rows in `dense` and `bits` + 1; 0: none."""
 HEAD, TAIL = range(2)
 """Columns of `Tables.chain`: first and last chunk, 0 for none."""
 FIRST, FILL, SIZE, AFTER = range(4)
@@ -67,10 +67,13 @@ class Tables(NamedTuple):
     touched: _Ints  # scratch: the slots whose overlap is not zero
     state: npt.NDArray[np.uint32]  # scratch: V of the recurrence
     lcs: npt.NDArray[np.uint8]  # result of `every_lcs`
-    dense: npt.NDArray[np.uint32]  # (row, slot) masks of frequent tokens
+    dense: npt.NDArray[np.uint32]  # (row, slot) position masks of frequent tokens
+    bits: _Words  # (row, block of 64 slots) which entries have a token, of the more frequent ones
+    shorter: _Words  # (n, block) which entries have at most n tokens; all of them for n = 33
+    plane: _Words  # (1 + bit, block) scratch: a count for each entry, bit by bit from row 1 on; two rows more
     longs: _Ints  # slots of the long entries
     ids: _Ints  # tokens of all entries, one after another
-    token: _Ints  # (token, 3)
+    token: _Ints  # (token, 4)
     chain: _Ints  # (token * BUCKETS + bucket, 2)
     chunk: _Longs  # (chunk, 4)
     posting: _Words  # (posting, 2); the signature stands with the posting, so that reading a chain jumps nowhere
@@ -81,7 +84,6 @@ class Tables(NamedTuple):
     hint: npt.NDArray[np.uint8]  # scratch: whether the query may have a token, by the token's last ten bits
     need: _Longs  # scratch: least L by entry length
     cells: _Ints  # (4, CELLS) scratch: histogram over (n, L), in four parts
-    scores: npt.NDArray[np.float64]  # scratch: score by cell (n, L); the row of the long entries stays 0
     totals: _Longs  # scratch: sum of L by entry length
 
 
@@ -182,6 +184,9 @@ def append(t: Tables, entry: _Ints) -> None:
         bucket += 1
     for j in range(n):
         t.ids[start + j] = entry[j]
+    block, place = slot >> 6, u64(1) << u64(slot & 63)
+    for longest in range(min(n, SHORT + 1), SHORT + 2):
+        t.shorter[longest, block] |= place
     if n > SHORT:
         t.longs[t.used[LONGS]] = slot
         t.used[LONGS] += 1
@@ -192,6 +197,8 @@ def append(t: Tables, entry: _Ints) -> None:
                 _post(t, token * BUCKETS + bucket, slot, t.token[token, LOCAL], u64(0))
                 t.token[token, FREQUENCY] += 1
                 t.token[token, LOCAL] = 0
+                if t.token[token, BITS] > 0:
+                    t.bits[t.token[token, BITS] - 1, block] |= place
         return
     one, other = u64(0), u64(0)
     for token in entry:
@@ -213,8 +220,10 @@ def append(t: Tables, entry: _Ints) -> None:
             continue
         _post(t, token * BUCKETS + bucket, slot, mask, one)
         t.token[token, FREQUENCY] += 1
-        if t.token[token, ROW] > 0:
-            t.dense[t.token[token, ROW] - 1, slot] = mask
+        if t.token[token, MASKS] > 0:
+            t.dense[t.token[token, MASKS] - 1, slot] = mask
+        if t.token[token, BITS] > 0:
+            t.bits[t.token[token, BITS] - 1, block] |= place
 
 
 @compiled
@@ -242,12 +251,13 @@ def add_many(handle: Handle, flat: _Ints, ends: _Longs, begin: int) -> int:
 
 
 _PER_ENTRY = ("entry", "row33", "seen", "overlap", "touched", "state", "lcs", "longs")
+_PER_BLOCK = ("bits", "shorter", "plane")
 
 
 def empty() -> Tables:
     """Return tables without entries, ready for queries of up to 64 tokens."""
     return Tables(
-        used=np.array([0, 0, 0, 1, 0], np.int64),  # chunk 0 means "none"
+        used=np.array([0, 0, 0, 1, 0, 0], np.int64),  # chunk 0 means "none"
         entry=np.zeros((0, 3), np.int64),
         row33=np.zeros(0, np.uint16),
         seen=np.zeros(0, np.uint8),
@@ -256,9 +266,12 @@ def empty() -> Tables:
         state=np.zeros(0, np.uint32),
         lcs=np.zeros(0, np.uint8),
         dense=np.zeros((0, 0), np.uint32),
+        bits=np.zeros((0, 0), np.uint64),
+        shorter=np.zeros((SHORT + 2, 0), np.uint64),
+        plane=np.zeros((9, 0), np.uint64),
         longs=np.zeros(0, np.int32),
         ids=np.zeros(0, np.int32),
-        token=np.zeros((1024, 3), np.int32),
+        token=np.zeros((1024, 4), np.int32),
         chain=np.zeros((1024 * BUCKETS, 2), np.int32),
         chunk=np.zeros((0, 4), np.int64),
         posting=np.zeros((0, 2), np.uint64),
@@ -269,7 +282,6 @@ def empty() -> Tables:
         hint=np.zeros(HINTS, np.uint8),
         need=np.zeros(SHORT + 1, np.int64),
         cells=np.zeros((4, CELLS), np.int32),
-        scores=np.zeros(CELLS, np.float64),
         totals=np.zeros(SHORT + 1, np.int64),
     )
 
@@ -284,6 +296,7 @@ def with_entries(t: Tables, entries: int, n: int) -> Tables:
         size = max(1024, held + max(held // 2, entries))
         new |= {name: _longer(getattr(t, name), size) for name in _PER_ENTRY}
         new["dense"] = _longer(t.dense, len(t.dense), size)
+        new |= {name: _longer(part := getattr(t, name), len(part), -(-size // 64)) for name in _PER_BLOCK}
     if ids + n > len(t.ids):
         new["ids"] = _longer(t.ids, max(16384, ids * 3 // 2 + n))
     if postings + n * CHUNK > len(t.posting):
@@ -310,12 +323,17 @@ def with_positions(t: Tables, m: int) -> Tables:
         order=np.zeros(2 * m, np.int64),
         pattern=np.zeros(4 * (m + 1) * words, np.uint64),
         vector=np.zeros(2 * words, np.uint64),
+        plane=np.zeros((max(len(t.plane), 3 + m.bit_length()), t.plane.shape[1]), np.uint64),
     )
 
 
-def with_rows(t: Tables, rows: int) -> Tables:
-    """Return tables with room for that many dense rows."""
-    return t if rows <= len(t.dense) else t._replace(dense=_longer(t.dense, 2 * rows + 2))
+def with_rows(t: Tables, masks: int, bits: int) -> Tables:
+    """Return tables with room for that many rows of masks and of bits."""
+    if masks > len(t.dense):
+        t = t._replace(dense=_longer(t.dense, 2 * masks))
+    if bits > len(t.bits):
+        t = t._replace(bits=_longer(t.bits, 2 * bits))
+    return t
 
 
 def _longer(array: npt.NDArray[Any], *sizes: int) -> npt.NDArray[Any]:
