@@ -17,40 +17,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfinstruct import quota
-from selfinstruct.errors import ConfigError, Stopped
-from selfinstruct.plan import open_run, plan, resume_plan
+from selfinstruct.errors import ConfigError
+from selfinstruct.plan import plan, resume_plan
 from selfinstruct.replay import refilter, replay
-from selfinstruct.run import Session
 from selfinstruct.stages import Items
 from selfinstruct.store import RunStore, RunView
 from selfinstruct.testing import Scripted
-from selfinstruct.values import Dialogue, Record, Task
+from selfinstruct.values import Dialogue, Task
 from tests.pipeline import NAME, answer
-
-Dataset = list[tuple[str, Record]]
+from tests.recipes.runs import Dataset, work
 
 
 def grow(folder: Path, backend: Scripted, stop_after: int | None = None, **settings: Any) -> Dataset:
     """Run until done, or until so many commits are made; return the dataset."""
-    planned = plan([{"recipe": NAME, "model": "openai/m", "target": 40}, settings])
-
-    async def work(store: RunStore) -> None:
-        session, commits = Session(planned, store, backend=backend), 0
-
-        def count(_: object) -> None:
-            nonlocal commits
-            commits += 1
-            if commits == stop_after:
-                session.stop(Stopped("enough"))
-
-        await session.work(count)
-
-    with open_run(folder, planned) as store:
-        try:
-            asyncio.run(work(store))
-        except Stopped:
-            assert stop_after is not None
-        return list(store.view.dataset())
+    return work(plan([{"recipe": NAME, "model": "openai/m", "target": 40}, settings]), folder, backend, stop_after)
 
 
 def late(seed: int) -> Callable[[object], float]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from selfinstruct import formats
 from selfinstruct.errors import Stopped
-from selfinstruct.plan import open_run, plan, resume_plan
+from selfinstruct.plan import Plan, open_run, plan, resume_plan
 from selfinstruct.replay import refilter, replay
 from selfinstruct.run import Session
 from selfinstruct.store import RunStore, RunView
@@ -52,10 +52,15 @@ def _said(speak: Speak, messages: tuple[Message, ...], seed: int | None) -> tupl
 
 
 def grow(folder: Path, recipe: str, backend: Scripted, stop_after: int | None = None, **settings: Any) -> Dataset:
-    """Run until done, or until so many commits are made; return the dataset."""
-    planned = plan([{"recipe": recipe, "model": "openai/test", "novelty": {"engine": "numpy"}}, settings])
+    """Run a recipe until done, or until so many commits are made; return the dataset."""
+    base = {"recipe": recipe, "model": "openai/test", "novelty": {"engine": "numpy"}}
+    return work(plan([base, settings]), folder, backend, stop_after)
 
-    async def work(store: RunStore) -> None:
+
+def work(planned: Plan, folder: Path, backend: Scripted, stop_after: int | None = None) -> Dataset:
+    """Run a plan until done, or until so many commits are made; return the dataset."""
+
+    async def until_done(store: RunStore) -> None:
         session, commits = Session(planned, store, backend=backend), 0
 
         def count(_: object) -> None:
@@ -68,7 +73,7 @@ def grow(folder: Path, recipe: str, backend: Scripted, stop_after: int | None = 
 
     with open_run(folder, planned) as store:
         try:
-            asyncio.run(work(store))
+            asyncio.run(until_done(store))
         except Stopped:
             assert stop_after is not None
         return list(store.view.dataset())

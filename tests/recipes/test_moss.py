@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 
 from selfinstruct import formats
-from selfinstruct.errors import Stopped
-from selfinstruct.plan import open_run, plan, resume_plan
+from selfinstruct.plan import plan, resume_plan
 from selfinstruct.recipes.moss import in_grammar, read_commands, read_reply, recent
 from selfinstruct.replay import refilter, replay
-from selfinstruct.run import Session
 from selfinstruct.store import RunStore, RunView
 from selfinstruct.testing import Answer, Scripted
 from selfinstruct.values import Capabilities, Completion, Dialogue, Message, Rejection, Request, ToolCall, Usage
+from tests.recipes.runs import work
 
 TASKS = [
     ("A jacket of 240 euros is 15 % off; what is the price at the till?", "240*0.85", [Fraction(204)]),
@@ -102,28 +101,13 @@ def run(
     if capabilities:
         backend.capabilities = capabilities
 
-    async def work(store: RunStore) -> None:
-        session, commits = Session(planned, store, backend=backend), 0
-
-        def count(_: object) -> None:
-            nonlocal commits
-            commits += 1
-            if commits == stop_after:
-                session.stop(Stopped("enough"))
-
-        await session.work(count)
-
-    with open_run(folder, planned) as store:
-        try:
-            asyncio.run(work(store))
-        except Stopped:
-            assert stop_after is not None
-        rejected: dict[str, int] = {}
-        query = "SELECT filter, reason FROM candidates WHERE accepted IS NULL"
-        for row in store.view._mappings(query, ()):
+    found = work(planned, folder, backend, stop_after)
+    rejected: dict[str, int] = {}
+    with RunView.open(folder) as view:
+        for row in view._mappings("SELECT filter, reason FROM candidates WHERE accepted IS NULL", ()):
             key = f"{row['filter']}: {row['reason']}"
             rejected[key] = rejected.get(key, 0) + 1
-        return [each for _, each in store.view.dataset() if isinstance(each, Dialogue)], rejected, backend
+    return [each for _, each in found if isinstance(each, Dialogue)], rejected, backend
 
 
 @pytest.mark.slow

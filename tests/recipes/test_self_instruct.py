@@ -24,21 +24,21 @@ from selfinstruct import formats, resources, seeds
 from selfinstruct.cli.data import export as export_command
 from selfinstruct.cli.inspect import trace as trace_command
 from selfinstruct.config import build
-from selfinstruct.errors import ConfigError, Stopped
+from selfinstruct.errors import ConfigError
 from selfinstruct.filters import build_filters
 from selfinstruct.formats import self_instruct as original
 from selfinstruct.instances import LIMIT, parse_instances, render_instances
 from selfinstruct.languages import load_pack
-from selfinstruct.plan import Plan, open_run, plan, resume_plan
+from selfinstruct.plan import Plan, plan, resume_plan
 from selfinstruct.recipes.self_instruct import PARTS, read_list, read_verdict
 from selfinstruct.replay import refilter, replay
 from selfinstruct.report import trace_record
-from selfinstruct.run import Session
 from selfinstruct.store import RunStore, RunView
 from selfinstruct.testing import Scripted
-from selfinstruct.values import Candidate, Capabilities, Completion, Instance, Record, Request, Task, Usage
+from selfinstruct.values import Candidate, Capabilities, Completion, Instance, Request, Task, Usage
 from tests.backends.endpoint import Endpoint, Reply, Seen, chat, continuation
 from tests.program import kill, run_options, selfinstruct
+from tests.recipes.runs import Dataset, work
 
 EN, ZH = load_pack("en"), load_pack("zh")
 TAGS = [tag for tag in resources.folders("seeds") if load_pack(tag).shipped]
@@ -480,7 +480,6 @@ def endpoint_model(seen: Seen) -> Reply:
     return continuation(reply, finish_reason=reason) if raw else chat(reply, finish_reason=reason)
 
 
-Dataset = list[tuple[str, Record]]
 TARGET = 18
 _RAW: dict[str, Any] = {"backend": {"endpoint": "completions"}}
 
@@ -492,25 +491,7 @@ def planned(**changes: Any) -> Plan:
 
 def grow(folder: Path, model: Scripted | None = None, stop_after: int | None = None, **changes: Any) -> Dataset:
     """Run until done, or until so many commits are made; return the dataset."""
-    made = planned(**changes)
-
-    async def work(store: RunStore) -> None:
-        session, commits = Session(made, store, backend=model or Scripted(scripted)), 0
-
-        def count(_: object) -> None:
-            nonlocal commits
-            commits += 1
-            if commits == stop_after:
-                session.stop(Stopped("enough"))
-
-        await session.work(count)
-
-    with open_run(folder, made) as store:
-        try:
-            asyncio.run(work(store))
-        except Stopped:
-            assert stop_after is not None
-        return list(store.view.dataset())
+    return work(planned(**changes), folder, model or Scripted(scripted), stop_after)
 
 
 def late(seed: int) -> Callable[[object], float]:
