@@ -119,7 +119,9 @@ def preview(brief: Brief) -> str:
     who = voices(brief.pack, "patient", "doctor")
     told = about(brief, (brief.items or (Dialogue((), topic="..."),))[0], 0)
     if brief.style == "stepwise":
-        return f"{_transcript(brief, told, (), 'user', 0)}\n\n---\n\n{doctor_part(brief, told['facts']).content}"
+        said = (Message("user", "..."),)
+        lines = _transcript(brief, told, (), "user", 0), _transcript(brief, told, said, "assistant", 0)
+        return "\n\n---\n\n".join((*lines, doctor_part(brief, told["facts"]).content))
     talk = (Message("user", "..."), Message("assistant", "..."), Message("user", "..."))
     texts = []
     for part, history in (("patient", ()), ("doctor", talk[:1]), ("advice", talk)):

@@ -75,9 +75,7 @@ def _in_turn(brief: Brief) -> Callable[[Draw], Awaitable[Sequence[Candidate]]]:
     who, reply = voices(brief.pack), short_reply(brief)
     limits = limits_of(brief, reply, preview(brief))
     (kind,) = _kinds(brief)
-    words = brief.pack.first_words or ("",)
-    # The talk has the instruction alone to go by.
-    alone = [task for task in brief.seeds if not any(case.input for case in task.instances)] or list(brief.seeds)
+    words, alone = brief.pack.first_words or ("",), _alone(brief)
 
     async def draw(draw: Draw) -> list[Candidate]:
         shown, word = draw.rng.choice(alone), words[draw.number % len(words)]
@@ -86,9 +84,7 @@ def _in_turn(brief: Brief) -> Callable[[Draw], Awaitable[Sequence[Candidate]]]:
         def ask(speaker: Speaker, history: Sequence[Message], turns: int) -> Request:
             if speaker == "assistant":
                 return Request(reply, messages=tuple(history))
-            text = transcript(brief, who, shown.instruction, history, persona="")
-            begun = "" if history or not brief.capabilities.completions else f" {word}".rstrip()
-            return next_line(brief, f"{text}{begun}")
+            return next_line(brief, _transcript(brief, shown, history, word))
 
         chat = await self_chat(draw, ask, limits, who, brief.pack)
         return [chat_candidate(Dialogue((), extra={"kind": kind, "language": brief.pack.tag}), chat, limits)]
@@ -99,9 +95,20 @@ def _in_turn(brief: Brief) -> Callable[[Draw], Awaitable[Sequence[Candidate]]]:
 def preview(brief: Brief) -> str:
     """Render the prompt out of the first seed task."""
     if brief.style == "stepwise":
-        return transcript(brief, voices(brief.pack), brief.seeds[0].instruction, (), persona="")
+        return _transcript(brief, _alone(brief)[0], (), next(iter(brief.pack.first_words), ""))
     others = _others(brief)
     return _render(brief, brief.seeds[:1], _kinds(brief)[0], others[0] if others else None, 0)
+
+
+def _alone(brief: Brief) -> list[Task]:
+    """Return the seed tasks without an input: a small model has the instruction alone to go by."""
+    return [task for task in brief.seeds if not any(case.input for case in task.instances)] or list(brief.seeds)
+
+
+def _transcript(brief: Brief, shown: Task, history: Sequence[Message], word: str) -> str:
+    """Render the talk so far; the person's first line begins with `word` where it is gone on with raw."""
+    text = transcript(brief, voices(brief.pack), shown.instruction, history, persona="")
+    return text if history or not brief.capabilities.completions else f"{text} {word}".rstrip()
 
 
 def _render(brief: Brief, shown: tuple[Task, ...], kind: str, other: LanguagePack | None, pick: int) -> str:
