@@ -28,6 +28,7 @@ from selfinstruct.store import RunView
 from selfinstruct.values import Task
 from tests.backends.endpoint import Endpoint, Reply, Seen, error
 from tests.model import model
+from tests.program import environment, line, run_options, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -56,15 +57,6 @@ def mounted(place: Path, options: str) -> Iterator[tuple[Path, Callable[[str], N
         subprocess.run(["umount", place], check=True)
 
 
-def environment() -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if key in {"PATH", "HOME", "LANG", "TMPDIR"}}
-    return kept | {"PYTHONUNBUFFERED": "1", "OPENAI_API_KEY": "sk-none", "SELFINSTRUCT_OFFLINE": "1"}
-
-
-def line(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "selfinstruct", *map(str, arguments)]
-
-
 def call(*arguments: object, limit: int | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run to the end; `limit` is the most bytes a file may have."""
 
@@ -84,9 +76,7 @@ def start(*arguments: object, cwd: Path | None = None) -> subprocess.Popen[str]:
 
 
 def options(endpoint: Endpoint, folder: Path, target: int = TARGET, **more: object) -> list[str]:
-    pairs = {"-m": "openai/test", "--base-url": endpoint.base_url, "-o": folder, "-n": target}
-    named = {f"--{key.replace('_', '-')}": value for key, value in more.items()}
-    return [str(part) for pair in (pairs | named).items() for part in pair]
+    return run_options(endpoint, folder, target, **more)
 
 
 def dataset(folder: Path) -> Dataset:
@@ -96,13 +86,6 @@ def dataset(folder: Path) -> Dataset:
 
 def slowly(least: float = 0.05) -> Callable[[Seen], Reply]:
     return model(delay=lambda rng: least + rng.random() * least)
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 def completions(folder: Path) -> int:
