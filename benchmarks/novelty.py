@@ -121,7 +121,7 @@ class Pool:
             self.rebuild[engine] = time.process_time() - start
             self.bytes[engine] = (resident() - before) / len(texts)
             index.top(queries[0])
-            index.too_near(queries[0])
+            index.weigh(queries[0])
             self.indexes[engine] = index
         words: dict[str, int] = {}
         self.strings, self.query_strings = (
@@ -175,6 +175,7 @@ def measure(pools: Sequence[Pool], repeats: int, quick: bool) -> Times:
             found = {"rouge_score": pool.stock(turn, 50 if quick else 500), "rapidfuzz": pool.brute(turn)}
             for engine, index in pool.indexes.items():
                 found[f"{engine} decision"] = pool.ours(index.too_near, turn, few * (5 if engine == "numba" else 1))
+                found[f"{engine} nearest"] = pool.ours(index.weigh, turn, few)
                 found[f"{engine} top-10 + mean"] = pool.ours(index.top, turn, max(10, few // 4))
             for method, seconds in found.items():
                 times.setdefault((pool.size, method), []).append(seconds)
