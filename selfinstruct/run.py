@@ -46,7 +46,6 @@ class Session:
     journal: Journal = field(init=False)
     governor: Governed = field(init=False)
     _opened: dict[str, tuple[TaskPool, Judge]] = field(init=False, default_factory=dict)
-    _noted: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         """Set the budget up from what the run has spent so far."""
@@ -81,6 +80,7 @@ class Session:
         store.start()
         store.gather = _GATHER if self._concurrency() >= _MANY else 0.0
         reason, state = "", "failed"
+        clock = asyncio.create_task(self._keep_time())
         try:
             async with (
                 aclosing(await self.journal.unless_closed(self._backend)) as backend,
@@ -107,6 +107,8 @@ class Session:
             state, reason = "interrupted", "stopped at once"
             raise
         finally:
+            clock.cancel()
+            await asyncio.gather(clock, return_exceptions=True)  # what kept it from writing, the next line meets too
             store.set_meta(state={"state": state, "reason": reason}, seconds=self.budget.seconds)
 
     async def _fill(
@@ -163,7 +165,6 @@ class Session:
         async with aclosing(commits):
             async for commit in commits:
                 on_commit(commit)
-                await self._keep_time()
 
     def _end_in_time(self) -> None:
         """Close the journal when --max-time is up, also while nothing is answered."""
@@ -178,9 +179,9 @@ class Session:
 
     async def _keep_time(self) -> None:
         """Note the running time now and then, so that a crash forgets little of what --max-time counts."""
-        if self.budget.seconds - self._noted >= _NOTE_EVERY:
-            self._noted = self.budget.seconds
-            await self.store.put_meta(seconds=self._noted)
+        while True:
+            await asyncio.sleep(_NOTE_EVERY)
+            await self.store.put_meta(seconds=self.budget.seconds)
 
     async def _backend(self) -> Backend:
         config = self.plan.config

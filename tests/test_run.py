@@ -361,6 +361,17 @@ def test_draws_that_all_fail_stop_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_time_is_noted_while_nothing_is_answered(tmp_path: Path) -> None:
+    with Endpoint(model(delay=lambda _: 60.0)) as server:
+        process = start("run", "alpaca", *run_options(server, tmp_path / "r", 50, concurrency=2))
+        wait_for(lambda: len(server.requests) >= 2)
+        with RunView.open(tmp_path / "r") as view:
+            wait_for(lambda: view.summary().seconds > 0)
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
 def test_time_runs_out_while_nothing_is_answered(endpoint: Endpoint, tmp_path: Path) -> None:
     # What a first run imports and compiles shall not count as time of this one.
     assert selfinstruct("run", "alpaca", *run_options(endpoint, tmp_path / "first", 1)).returncode == 0

@@ -120,7 +120,11 @@ def fault(
         target = excerpt(headers.get("location", "nowhere"), secret)
         return AccessDenied(f"{url} redirects to {target}: give the final address as --base-url", status=status)
     if names & _TOO_LONG or (status in (400, 413, 422) and _SAYS_TOO_LONG.search(complaint.message)):
-        return ContextTooLong(f"prompt and max_tokens do not fit the model's context. {said}", status=status)
+        return ContextTooLong(
+            "prompt and max_tokens do not fit the model's context: --set sampling.max_tokens=N asks for shorter "
+            f"answers, --set backend.context=N gives an embedded model more room. {said}",
+            status=status,
+        )
     if status == 429 and _SAYS_TOO_LARGE.search(complaint.message):
         return RequestRefused(f"this one request is above the account's tokens per minute. {said}", status=status)
     if status == 429 or "rate_limit_exceeded" in names:

@@ -27,8 +27,6 @@ from tests.program import selfinstruct
 from tests.recipes.runs import grow
 from tests.recipes.talk import ask, model, say, work
 
-pytestmark = pytest.mark.timeout(60)
-
 STYLES = ["v1", "v2", "stepwise"]
 
 

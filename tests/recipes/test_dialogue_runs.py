@@ -18,8 +18,6 @@ from tests.backends.endpoint import Endpoint
 from tests.program import kill, run_options, selfinstruct
 from tests.recipes.talk import ask, dialogues, model, work
 
-pytestmark = pytest.mark.timeout(120)
-
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "baize v1": ("baize", {"style": "v1"}),
     "baize v2": ("baize", {"style": "v2", "options": {"personas": ["a baker", "a nurse"]}}),

@@ -21,8 +21,6 @@ from selfinstruct.values import Dialogue
 from tests.backends.endpoint import Endpoint
 from tests.recipes.talk import model, work
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:

@@ -21,8 +21,6 @@ from tests.backends.endpoint import Endpoint, Reply, Seen, chat
 from tests.program import selfinstruct
 from tests.recipes.talk import model, work
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
