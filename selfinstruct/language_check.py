@@ -315,6 +315,7 @@ def _plan(
         "concurrency": 1,
         "window": 1,
         "stop": {"saturation_draws": 10},
+        "novelty": {"engine": "numpy"},  # pools of a few tasks gain nothing from compiled code
         "backend": {"endpoint": "completions" if rehearsal.capabilities.completions else "chat"},
     }
     if rehearsal.input:
