@@ -69,7 +69,8 @@ class NumbaEngine:
         """Return the best entry, whatever its score."""
         if not limit:
             return None
-        found = kernels.nearest(self._handle, self._query(query), limit, self._best)
+        ids = self._query(query)  # before the handle is looked up: it may make the tables larger
+        found = kernels.nearest(self._handle, ids, limit, self._best)
         if token := int(self._t.used[WANTED]):
             self._hold(tables.with_rows(self._t, self._masks, self._bits + 1))
             kernels.fill_bits(self._handle, token, self._bits)

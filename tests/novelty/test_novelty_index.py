@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import itertools
+import os
 import random
 import shutil
 import subprocess
@@ -340,6 +341,27 @@ def test_numba_works_where_no_cache_folder_is_writable() -> None:
     assert done.returncode == 0, done.stderr
     hashed = 3 * 0x9E3779B97F4A7C15 % 2**64
     assert done.stdout.split() == [str(1 << (hashed >> 58)), str(1 << (hashed >> 52 & 63)), "NullCache"]
+
+
+_EVERY_LENGTH = """
+from selfinstruct.novelty import NoveltyIndex
+for size in (1, 70, 1100):
+    for n in (1, 31, 32, 33, 63, 64, 65, 130, 300):
+        words = " ".join(["a"] * n)
+        for ask in ("weigh", "too_near", "above", "top"):
+            index = NoveltyIndex(engine="numba")
+            index.add_many([(str(i), f"a b c{i} d") for i in range(size)])
+            getattr(index, ask)(words)
+            index.offer_many([("x", words + " x"), ("y", "b y")])
+"""
+
+
+@pytest.mark.slow
+def test_compiled_code_keeps_within_its_arrays_whatever_the_length_of_a_text(tmp_path: Path) -> None:
+    pytest.importorskip("numba")
+    checked = os.environ | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", _EVERY_LENGTH], env=checked, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
