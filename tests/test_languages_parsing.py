@@ -147,3 +147,15 @@ def test_a_hindi_answer_and_the_north_are_no_output() -> None:
         Instance("12 और 15", "12 + 15 = 27\nउत्तर: 27"),
         Instance("3 और 4", "7"),
     ]
+
+
+def test_a_russian_sum_ends_in_its_answer() -> None:
+    pack = PACKS["ru"]
+    worked = "12 + 15 = 27\nОтвет: 27"
+    sums = f"Пример 1\nВвод: 12 и 15\nВыходные данные: {worked}\nПример 2\nВвод: 3 и 4\nВыходные данные: 7"
+    assert parse_instances(sums, Task("Сложи числа."), pack) == [
+        Instance("12 и 15", worked),
+        Instance("3 и 4", "7"),
+    ]
+    listed = f"2. Инструкция: Сложи 12 и 15.\n2. Ввод:\n<без входных данных>\n2. Выходные данные:\n{worked}"
+    assert read(listed, pack) == [Task("Сложи 12 и 15.", (Instance("", worked),))]
