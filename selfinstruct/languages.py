@@ -404,10 +404,12 @@ def _plain(text: str) -> str:
 
 
 def _find(phrases: Phrases, text: str, *, opening: bool) -> str | None:
-    by_text, pattern = _compiled(phrases)
+    by_text, first_words, pattern = _compiled(phrases)
     if pattern is None:
         return None
-    if not opening:  # looking for many phrases at every place is a hundred times slower than for one after the other
+    if not opening:  # most texts have none: looking at every place for all phrases is the dearest way to find that out
+        if first_words is not None and text.isascii() and first_words.isdisjoint(tokens(text)):
+            return None
         folded = text.casefold()
         if not any(phrase in folded for phrase in by_text):
             return None
@@ -424,12 +426,18 @@ def _find(phrases: Phrases, text: str, *, opening: bool) -> str | None:
 
 
 @lru_cache(maxsize=256)
-def _compiled(phrases: Phrases) -> tuple[dict[str, str], re.Pattern[str] | None]:
+def _compiled(phrases: Phrases) -> tuple[dict[str, str], frozenset[str] | None, re.Pattern[str] | None]:
+    """Return the phrases by their folded spellings, the words that those in ASCII begin with, and a pattern of all.
+
+    None for the words where they can't tell that no phrase is in a text: parts of words count, or signs alone.
+    """
     by_text = {_plain(phrase).casefold(): phrase for phrase in phrases.phrases}
     if not by_text:
-        return by_text, None
+        return by_text, None, None
+    begin = [tokens(text)[:1] for text in by_text if text.isascii()]
+    first_words = frozenset(word for (word,) in begin) if phrases.match == "word" and all(begin) else None
     longest_first = sorted((_plain(phrase) for phrase in phrases.phrases), key=len, reverse=True)
-    return by_text, re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
+    return by_text, first_words, re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
 
 
 def _bounded(text: str, start: int, end: int) -> bool:

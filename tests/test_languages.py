@@ -315,3 +315,20 @@ def test_letters_are_counted_by_script_in_the_order_they_come(text: str) -> None
     for char in filter(str.isalpha, text):
         expected[script(char)] = expected.get(script(char), 0) + 1
     assert list(script_counts(text).items()) == list(expected.items())
+
+
+@given(
+    st.lists(st.sampled_from(["as an", "an ai", "i'm", "s", "-", "...", "n ai"]), unique=True),
+    st.text("aAsnNiIm '-._", max_size=30).map(lambda text: " ".join(text.split())),
+)
+def test_a_phrase_is_found_where_it_stands_first_as_words_of_its_own(known: list[str], text: str) -> None:
+    def cuts(at: int) -> bool:
+        return 0 < at < len(text) and all(char.isalnum() or char == "_" for char in text[at - 1 : at + 1])
+
+    found = [
+        (start, -len(phrase), phrase)
+        for phrase in known
+        for start in range(len(text))
+        if text.lower().startswith(phrase, start) and not cuts(start) and not cuts(start + len(phrase))
+    ]
+    assert Phrases("word", tuple(known)).find(text) == (min(found)[2] if found else None)
