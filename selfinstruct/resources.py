@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import Literal
 
-import platformdirs
-
 Kind = Literal["prompts", "seeds"]
 
 
@@ -17,7 +15,11 @@ def user_folder() -> Path:
     `$SELFINSTRUCT_HOME`, else the platform's configuration folder for `selfinstruct`. It need not exist.
     """
     chosen = os.environ.get("SELFINSTRUCT_HOME")
-    return Path(chosen) if chosen else Path(platformdirs.user_config_dir("selfinstruct", appauthor=False))
+    if chosen:
+        return Path(chosen)
+    import platformdirs
+
+    return platformdirs.user_config_path("selfinstruct", appauthor=False)
 
 
 def cache_dir() -> Path:
@@ -25,6 +27,8 @@ def cache_dir() -> Path:
     chosen = os.environ.get("SELFINSTRUCT_CACHE")
     if chosen:
         return Path(chosen).expanduser().absolute()
+    import platformdirs
+
     return platformdirs.user_cache_path("selfinstruct", appauthor=False)
 
 

@@ -116,7 +116,8 @@ class Workers:
             raise PluginError(f"sympy was not loaded in {_START_SECONDS:.0f} s: is the disk slow?") from None
         finally:
             if not ready:
-                await _end(process, 0)
+                # A moment's patience: what has ended by itself is to tell its own status, not that it was killed.
+                await _end(process, 1.0)
         if not ready:
             raise PluginError(
                 f"the computing process ended with status {process.returncode} before it was ready. "
