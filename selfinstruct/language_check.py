@@ -222,15 +222,9 @@ def _wordings(recipe: Recipe, tag: str) -> Iterator[tuple[Path, Path | None, fro
     """Yield the prompts of a recipe that are worded in a language: file, its English original, variables."""
     for parts in recipe.variables.values():
         for part, variables in parts.items():
-            suffix = f".{part}.j2" if part else ".j2"
-            # Of several folders the first that has the part counts, as in a run.
-            path, original = (_first(recipe.prompts, f"{each}{suffix}") for each in (tag, "en"))
+            path = prompts.find(recipe.prompts, tag, part)
             if path is not None:
-                yield path, original, variables
-
-
-def _first(folders: Sequence[str], name: str) -> Path | None:
-    return next((path for folder in folders if (path := resources.find("prompts", f"{folder}/{name}"))), None)
+                yield path, prompts.find(recipe.prompts, "en", part), variables
 
 
 def _prompt_faults(path: Path, original: Path | None, variables: frozenset[str]) -> Iterator[Fault]:

@@ -349,9 +349,9 @@ def script(char: str) -> str:
 @lru_cache(maxsize=64)
 def script_counts(text: str) -> Counter[str]:
     """Return how many letters of each script `text` has, in the order of their first letters; not to be changed."""
-    counted: Counter[str] = Counter()
     if text.isascii():
         return +Counter(Latn=ascii_letters(text))
+    counted: Counter[str] = Counter()
     for char, count in Counter(text).items():
         if char.isalpha():
             counted[script(char)] += count

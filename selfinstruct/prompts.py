@@ -75,15 +75,22 @@ def load(recipes: Sequence[str], language: str, variables: Mapping[str, frozense
 
 
 def _load(recipes: Sequence[str], language: str, part: str, variables: frozenset[str]) -> Prompt:
-    suffix = f".{part}.j2" if part else ".j2"
     for tag in dict.fromkeys((language, "en")):
-        for recipe in recipes:
-            path = resources.find("prompts", f"{recipe}/{tag}{suffix}")
-            if path:
-                return read(path, tag, variables)
-    raise PromptError(
-        f"there is no prompt {recipes[0]}/{language}{suffix} and no {recipes[0]}/en{suffix} to fall back on"
-    )
+        path = find(recipes, tag, part)
+        if path:
+            return read(path, tag, variables)
+    wanted, frame = (f"{recipes[0]}/{_file(tag, part)}" for tag in (language, "en"))
+    raise PromptError(f"there is no prompt {wanted} and no {frame} to fall back on")
+
+
+def find(recipes: Sequence[str], tag: str, part: str) -> Path | None:
+    """Return the file of a part worded in a language, of the first of `recipes` that has one, or None."""
+    found = (resources.find("prompts", f"{recipe}/{_file(tag, part)}") for recipe in recipes)
+    return next(filter(None, found), None)
+
+
+def _file(tag: str, part: str) -> str:
+    return f"{tag}.{part}.j2" if part else f"{tag}.j2"
 
 
 def read(path: Path, language: str, variables: frozenset[str]) -> Prompt:

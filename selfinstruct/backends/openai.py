@@ -22,7 +22,6 @@ from selfinstruct.values import Capabilities, Completion, Request
 if TYPE_CHECKING:
     import httpx2
 
-_BROKE = "the connection broke before the answer was complete"
 _MIN_SECRET = 4  # shorter than that is a placeholder, and hiding "x" would garble every message
 
 
@@ -202,16 +201,15 @@ class OpenAIBackend:
         if found(httpx2.ProxyError):
             return Unavailable(f"{where}: the proxy of HTTP_PROXY/HTTPS_PROXY/ALL_PROXY refuses the connection")
         # Before the time-outs: the SDK's aiohttp transport calls a connection that broke one of them.
-        if found(ConnectionError) or any(type(cause).__name__ == "ServerDisconnectedError" for cause in causes):
-            return Unavailable(f"{where}: {_BROKE}")
+        broke = found(httpx2.ReadError, httpx2.RemoteProtocolError, httpx2.WriteError, ConnectionError)
+        if broke or any(type(cause).__name__ == "ServerDisconnectedError" for cause in causes):
+            return Unavailable(f"{where}: the connection broke before the answer was complete")
         if found(httpx2.ConnectTimeout):
             return Unavailable(f"{where}: no connection in {self._connect_timeout:g} s")
         if found(httpx2.TimeoutException):
             return Unavailable(f"{where} gave no complete answer in {self._timeout:g} s")
         if found(httpx2.DecodingError):
             return Unavailable(f"{where}: the answer's compression is damaged")
-        if found(httpx2.ReadError, httpx2.RemoteProtocolError, httpx2.WriteError):
-            return Unavailable(f"{where}: {_BROKE}")
         return Unavailable(f"{where}: no answer ({type(causes[-1]).__name__})")
 
 
