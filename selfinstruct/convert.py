@@ -14,7 +14,7 @@ from typing import Any
 from selfinstruct import formats
 from selfinstruct.cleaning import Cleaner, Count, cleaner
 from selfinstruct.errors import InputError
-from selfinstruct.formats.outputs import created
+from selfinstruct.formats.outputs import apart, created
 from selfinstruct.values import Comparison, Dialogue, Record, Task
 
 
@@ -107,10 +107,9 @@ def convert(
     """
     chosen = formats.get(to)
     steps = cleaner(clean)
-    standard_output = str(target) == "-"
-    side = Path(lost) if lost else None if standard_output else _beside(Path(target))
-    if side is not None and side == Path(target):
-        raise InputError(f"{side}: the list of what was lost can't be the target itself")
+    side = Path(lost) if lost else None if str(target) == "-" else _beside(Path(target))
+    if side is not None:
+        apart(side, source=source, target=target)
     with ExitStack() as stack:
         losses = _SideFile(side, stack, tell)
         on_bad = (lambda bad: losses.add(bad.place, bad.reason)) if skip_bad else None
@@ -153,6 +152,8 @@ def _way_on(record: Record, target: formats.Format) -> str:
 
 
 def _beside(target: Path) -> Path:
+    if not target.name:
+        raise InputError(f"{target} is a folder: name a file in it")
     return target.with_name(target.name + ".lost.jsonl")
 
 

@@ -132,7 +132,11 @@ def dedup(
     from selfinstruct import formats
     from selfinstruct.checks import pair_of, question
     from selfinstruct.errors import InputError
+    from selfinstruct.formats.outputs import apart
     from selfinstruct.novelty import NoveltyIndex
+
+    if pairs:
+        apart(pairs, source=source, target=output)
 
     def compared(record: Record) -> str:
         if field == "question":
@@ -282,8 +286,10 @@ def verify(
     from selfinstruct import checks as record_checks
     from selfinstruct import formats
     from selfinstruct import verify as checks
-    from selfinstruct.formats.outputs import created
+    from selfinstruct.formats.outputs import apart, created
 
+    if findings:
+        apart(findings, source=source)
     values, shares = _thresholds(config, settings, allow)
     texts = (record_checks.question(record) for record in formats.read(against)) if against else None
     verifier = checks.Verifier(

@@ -43,6 +43,8 @@ def _info(entry: Mapping[str, Any]) -> Any:
         if path.suffix not in _ENDINGS:
             raise InputError(f"{path}: LLaMA-Factory loads files named {', '.join(_ENDINGS)} only")
         listed = path.parent / "dataset_info.json"
+        if path.name == listed.name:
+            raise InputError(f"{path}: LLaMA-Factory keeps its list of data sets there; name another file")
         known: dict[str, Any] = {}
         if listed.exists():
             try:

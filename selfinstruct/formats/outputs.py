@@ -202,6 +202,17 @@ def _compressed(target: Path, raw: IO[bytes]) -> Iterator[IO[bytes]]:
         yield raw
 
 
+def apart(side: str | os.PathLike[str], **others: str | os.PathLike[str]) -> None:
+    """Check that a file written on the side would replace none of the others, given by what they are.
+
+    Raises:
+        InputError: it is one of them.
+    """
+    for what, path in others.items():
+        if str(path) != "-" and os.path.realpath(side) == os.path.realpath(path):
+            raise InputError(f"{side}: the list of what was found can't be the {what} itself; name another file")
+
+
 def layout_of(format: Format, target: Path) -> Layout:
     """Return the layout to write: Parquet when the name says so, else the format's own."""
     return "parquet" if target.suffix == ".parquet" else format.layout

@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from click import Command
 from click.testing import CliRunner, Result
 
 from selfinstruct import formats
 from selfinstruct.cli.data import convert as command
-from selfinstruct.cli.data import dedup
+from selfinstruct.cli.data import dedup, verify
 from selfinstruct.cli.inspect import list_
 from selfinstruct.convert import convert
 from selfinstruct.errors import ConfigError, InputError
@@ -51,6 +52,50 @@ def test_lossy_writes_the_rest_and_lists_every_loss_with_the_whole_record(tmp_pa
     assert all(line["written"] for line in lost)
     assert lost[1]["record"]["messages"][1]["thoughts"] == "hm"
     assert lost[0]["place"].endswith("in.jsonl:2")
+
+
+@pytest.mark.parametrize(
+    ("taken", "out", "lost"),
+    [
+        ("in.jsonl", "out.json", "in.jsonl"),
+        ("out.json.lost.jsonl", "out.json", None),
+        ("in.jsonl", "out.json", "out.json"),
+        ("in.jsonl", "out.json", "link.jsonl"),
+    ],
+)
+def test_the_list_of_what_was_lost_never_replaces_a_file_of_the_conversion(
+    taken: str, out: str, lost: str | None, tmp_path: Path
+) -> None:
+    formats.write("messages", DIALOGUES, tmp_path / taken)
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "in.jsonl")
+    before = (tmp_path / taken).read_bytes()
+    side = tmp_path / lost if lost else None
+    with pytest.raises(InputError, match="the list of what was found can't be the"):
+        convert(tmp_path / taken, tmp_path / out, to="sharegpt", lossy=True, lost=side)
+    assert (tmp_path / taken).read_bytes() == before
+    assert not (tmp_path / out).exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "more"),
+    [(dedup, ("-o", "out.json", "--pairs", "in.jsonl")), (dedup, ("-o", "out", "--pairs", "out")),
+     (verify, ("--findings", "./in.jsonl"))],
+)  # fmt: skip
+def test_what_is_listed_on_the_side_replaces_no_data(
+    program: Command, more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = source(tmp_path).read_bytes()
+    with pytest.raises(InputError, match=r"what was found can't be the (?:source|target) itself"):
+        CliRunner().invoke(program, ["in.jsonl", *more], catch_exceptions=False)
+    assert Path("in.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("target", ["", ".", "/", ".."])
+def test_a_folder_is_no_target(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="is a folder: name a file in it"):
+        convert(source(tmp_path), target, to="messages")
 
 
 def test_what_cleaning_drops_is_listed_and_counted(tmp_path: Path) -> None:

@@ -75,6 +75,12 @@ def test_an_unreadable_dataset_info_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "dataset_info.json").read_text(encoding="utf-8") == "{"
 
 
+def test_the_list_of_data_sets_is_no_data_set(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="keeps its list of data sets there"):
+        formats.write("llama-factory", [formats.get("llama-factory").example], tmp_path / "dataset_info.json")
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- variants in the wild
 
 
