@@ -166,6 +166,8 @@ def container(name: str, head: bytes) -> Container:
         return "JSON lines" if both else "JSON array"
     if start[:1] == b"{":
         first, newline, rest = start.partition(b"\n")
+        if not newline and _followed(first):
+            return "JSON values"
         if _alone(first) or (not newline and len(head) >= HEAD):
             return "JSON lines"
         # A broken first line of a JSON lines file: the second line decides.
@@ -187,6 +189,11 @@ def _alone(line: bytes) -> bool:
         # Not readable: but a line that opens and closes an object is a (bad) line of its own.
         return line.startswith(b"{") and line.rstrip().endswith(b"}")
     return True
+
+
+def _followed(text: bytes) -> bool:
+    """Tell whether a text starts with one whole object and goes on with another: rows with no newline between."""
+    return scan.after_first(text.decode(errors="surrogateescape")).lstrip(" \t\r,").startswith("{")
 
 
 def _csv_items(stream: io.BufferedReader) -> Iterator[Item]:
@@ -245,8 +252,9 @@ def _parquet_items(stream: io.BufferedReader) -> Iterator[Item]:
         shutil.copyfileobj(stream, seekable, scan.CHUNK)
         seekable.seek(0)
         try:
-            with arrow.parquet.ParquetFile(seekable) as table:
-                for batch in table.iter_batches(1024):
+            # Read ahead, as it does by default, it would keep all that was read: the file's size in memory.
+            with arrow.parquet.ParquetFile(seekable, pre_buffer=False, buffer_size=scan.CHUNK) as table:
+                for batch in table.iter_batches(1024, use_threads=False):
                     for row in batch.to_pylist():
                         place += 1
                         yield Item(place, _bare(row))

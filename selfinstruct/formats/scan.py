@@ -81,7 +81,9 @@ def parse(source: str) -> Any:
     except RecursionError:
         raise InputError(_TOO_DEEP) from None
     except ValueError as error:
-        raise InputError(str(error)) from None
+        # Python's own limit on the digits of a whole number, whose message is for programmers.
+        reason = "a whole number of thousands of digits" if "int_max_str_digits" in str(error) else str(error)
+        raise InputError(reason) from None
     if source.count("{") + source.count("[") > DEEPEST_ROW and depth(value) > DEEPEST_ROW:
         raise InputError(_TOO_DEEP)
     if _ESCAPED_SURROGATE.search(source):
@@ -90,6 +92,14 @@ def parse(source: str) -> Any:
         except UnicodeEncodeError:
             raise InputError("holds half of a surrogate pair (\\ud800 to \\udfff), which is not Unicode text") from None
     return value
+
+
+def after_first(source: str) -> str:
+    """Return what follows the JSON value that a text starts with; "" where it starts with none, or not a whole one."""
+    try:
+        return source[_DECODER.raw_decode(source)[1] :]
+    except (ValueError, RecursionError):
+        return ""
 
 
 def depth(value: Any) -> int:
