@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,8 +77,11 @@ def _is_file(output: str | None) -> bool:
 
 def _say_written(target: str, report: Report) -> None:
     _talk(f"{target}: {report.written} records in {report.rows} rows")
-    for reason, count in report.reasons.most_common():
-        _talk(f"  {count} not written, or not whole: {reason}")
+    for what, listed in (("not written", report.refused), ("not whole", report.reduced)):
+        for reason, count in Counter(reason for _, reason in listed).most_common():
+            first = [str(id) for id, why in listed if why == reason][:5]
+            more = f" and {count - 5} more, listed by --json" if count > 5 else ""
+            _talk(f"  {count} {what}: {reason} ({', '.join(first)}{more})")
     for label, count in sorted(report.labels.items()):
         # Every record of a run has an id; most formats have none.
         if label != "id":
@@ -174,7 +178,10 @@ def dedup(
                     listed.write(json.dumps(pair | {"text": compared(record)}, ensure_ascii=False) + "\n")
 
         def refuse(refusal: formats.Refusal) -> None:
-            raise InputError(f"record {refusal.id}: {refusal.reason}")
+            raise InputError(
+                f"{reading.place}: {refusal.reason}; selfinstruct convert FILE OUT --to {reading.format.name} --lossy "
+                "leaves such records out and lists them"
+            )
 
         reading = stack.enter_context(formats.open_records(source))
         report = formats.write(reading.format, fresh(reading), output, on_refused=refuse)

@@ -198,6 +198,15 @@ def test_dedup_keeps_the_first(tmp_path: Path) -> None:
     assert "3 records, 1 too near" in result.stderr
 
 
+def test_dedup_names_the_row_that_breaks_a_rule_and_the_way_on(tmp_path: Path) -> None:
+    rows = [{"instruction": text, "input": "", "output": said} for text, said in (("One.", "1"), ("Two.", ""))]
+    (tmp_path / "in").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"in:2: an output is empty; selfinstruct convert FILE OUT --to alpaca --lossy"
+    ):
+        CliRunner().invoke(dedup, [str(tmp_path / "in"), "-o", str(tmp_path / "out")], catch_exceptions=False)
+
+
 def test_plugins_bring_formats(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from dataclasses import replace\nfrom selfinstruct import formats\n"

@@ -79,6 +79,21 @@ def test_a_format_of_another_kind_replaces_nothing(run: Path, tmp_path: Path) ->
     assert (tmp_path / "x.jsonl").read_text(encoding="utf-8") == "before"
 
 
+def test_a_record_that_is_left_out_is_named_with_the_reason(run: Path) -> None:
+    store = RunStore.open(run)
+    bare = [Task(f"Say {n}.", (Instance("", " "),)) for n in range(7)]
+    decisions = tuple(Decision(f"tasks-1-{n}", Candidate(task), None) for n, task in enumerate(bare))
+    with store:
+        asyncio.run(store.commit(Commit("tasks", 1, "done", decisions)))
+    told = exported(run).stderr
+    assert "2 records in 2 rows" in told
+    assert (
+        "  7 not written: an output is empty (tasks-1-0, tasks-1-1, tasks-1-2, tasks-1-3, tasks-1-4 and 2 more, "
+        "listed by --json)"
+    ) in told
+    assert [id for id, _ in json.loads(exported(run, "--json").stdout)["refused"]] == [f"tasks-1-{n}" for n in range(7)]
+
+
 def test_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunNotFound):
         exported(tmp_path)
