@@ -18,7 +18,7 @@ PAGE = Path(__file__).with_name("formats.md")
 REAL = {
     "alpaca": "alpaca_en_demo, alpaca_zh_demo (1,999 rows)",
     "self-instruct": "Stanford's and BELLE's seed tasks (350)",
-    "baize": "none was to be had: made after preprocess.py",
+    "baize": "none was to be had: made after its preprocess.py",
     "moss-object": "280 of MOSS's own samples, byte for byte",
     "moss": "280 of MOSS's own samples",
     "llama-factory-sharegpt": "glaive_toolcall_en_demo (300)",
@@ -42,6 +42,8 @@ RUN = {
     "deepspeed-chat": "`datasets`, called as it does; its checks restated",
     "colossalai": "its checks, restated in tests/formats/test_trainers.py",
     "colossalai-preference": "its checks, restated in tests/formats/test_trainers.py",
+    "colossalai-kto": "its checks, restated in tests/formats/test_trainers.py",
+    "colossalai-lora": "its checks, restated in tests/formats/test_trainers.py",
 }
 
 
@@ -85,12 +87,13 @@ def page() -> str:
         "JSON lines for what loads with `datasets`: it takes the columns of a JSON file from its first 10 MB.",
         "",
         "Files are streamed: 1.2 GB of ShareGPT conversations became chat messages in a minute and 31 MB of memory,",
-        "200 MB of Alpaca on one line in 35 MB. Formats of unique ids keep a number for each (some 70 bytes a record),",
-        "trees are held one at a time, and a row of more than 64 MiB is a fault of the file.",
+        "200 MB of Alpaca on one line in 35 MB; Parquet costs some 100 MB more. Formats of unique ids keep a number",
+        "for each (some 70 bytes a record), trees are held one at a time, and a row of more than 64 MiB is a fault of",
+        "the file.",
         "",
-        "Every format (Parquet aside) has a golden file in `tests/formats/golden`. The last two columns tell which",
-        "real data was read and written again, and which trainer's own code `.ci/trainers` ran on our files, keeping",
-        "every row.",
+        "Every format has a golden file in `tests/formats/golden`. The last two columns tell which real data was read",
+        "and written again (empty: none was to be had), and which trainer's own code `.ci/trainers` ran on our files,",
+        "keeping every row.",
         "",
         "| format | holds | written as | real sample | trainer |",
         "|---|---|---|---|---|",

@@ -39,6 +39,15 @@ def test_golden_files_are_written_again_byte_for_byte(name: str) -> None:
     assert target.getvalue() == path.read_bytes()
 
 
+def test_golden_parquet_file_is_read_and_its_columns_written_again(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    records = list(formats.read(golden("parquet"), "parquet"))
+    assert records == list(formats.read(golden("messages"), "messages"))
+    # Not byte for byte: the file names the version of pyarrow.
+    formats.write("parquet", records, tmp_path / "x.parquet")
+    assert parquet.read_table(tmp_path / "x.parquet").equals(parquet.read_table(golden("parquet")))
+
+
 def test_golden_folder_of_deepspeed_chat(tmp_path: Path) -> None:
     records = [r for part in ("eval", "train") for r in formats.read(GOLDEN / "deepspeed-chat" / f"{part}.json")]
     formats.write("deepspeed-chat", records, tmp_path / "out")

@@ -18,7 +18,7 @@ from selfinstruct import formats
 from selfinstruct.errors import InputError
 from selfinstruct.formats import shape
 from selfinstruct.values import Comparison, Dialogue, Message, Record, Response
-from tests.formats.records import any_record, dialogues, preferences, tool_dialogues
+from tests.formats.records import any_record, dialogues, good_or_bad, preferences, tool_dialogues
 
 
 def deepspeed_keeps(row: dict[str, Any]) -> bool:
@@ -40,6 +40,22 @@ def colossal_keeps(messages: list[dict[str, str]]) -> bool:
         and all(turn["from"] == ("user", "assistant")[i % 2] for i, turn in enumerate(turns))
         and all(turn["content"] for turn in turns)
     )
+
+
+def colossal_kto_keeps(row: dict[str, Any]) -> bool:
+    """coati tokenize_kto: the prompt starts with the user after a system message, the completion is one object."""
+    return (
+        colossal_keeps([*row["prompt"], row["completion"]])
+        and row["completion"]["from"] == "assistant"
+        and isinstance(row["label"], bool)
+    )
+
+
+def colossal_lora_keeps(row: Any) -> bool:
+    """coati RawConversationDataset, for lora_finetune.py: each line a list that `apply_chat_template` takes."""
+    turns = row[1:] if row[0]["role"] == "system" else row
+    in_turn = all(turn["role"] == ("user", "assistant")[i % 2] for i, turn in enumerate(turns))
+    return in_turn and len(turns) % 2 == 0 and all({"role", "content"} <= set(turn) for turn in row)
 
 
 def fastchat_keeps(conversation: list[dict[str, str]]) -> bool:
@@ -64,7 +80,7 @@ def written_rows(name: str, record: Record) -> list[dict[str, Any]]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(record=st.one_of(any_record, tool_dialogues(ids=False), dialogues(), preferences))
+@given(record=st.one_of(any_record, tool_dialogues(ids=False), dialogues(), preferences, good_or_bad))
 def test_every_row_we_write_is_one_the_trainer_keeps(record: Record) -> None:
     for row in written_rows("deepspeed-chat", record):
         assert deepspeed_keeps(row)
@@ -74,6 +90,10 @@ def test_every_row_we_write_is_one_the_trainer_keeps(record: Record) -> None:
         assert row["context"][-1]["from"] == "user"
         assert colossal_keeps(row["context"] + row["chosen"])
         assert colossal_keeps(row["context"] + row["rejected"])
+    for row in written_rows("colossalai-kto", record):
+        assert colossal_kto_keeps(row)
+    for lora in written_rows("colossalai-lora", record):
+        assert colossal_lora_keeps(lora)
     for row in written_rows("sharegpt", record):
         assert fastchat_keeps(row["conversations"])
     for row in written_rows("llama-factory-sharegpt", record):
@@ -88,6 +108,11 @@ def test_every_row_we_write_is_one_the_trainer_keeps(record: Record) -> None:
     for row in written_rows("llama-factory-kto", record):
         assert llama_factory_keeps(row["conversations"])
         assert isinstance(row["kto_tag"], bool)
+
+
+@pytest.mark.parametrize("name", ["colossalai", "colossalai-preference", "colossalai-kto", "colossalai-lora"])
+def test_the_rows_that_colossalchat_is_told_of_are_written_at_all(name: str) -> None:
+    assert written_rows(name, formats.get(name).example)
 
 
 @pytest.mark.parametrize("name", ["axolotl", "axolotl-dpo"])
