@@ -20,6 +20,8 @@ from selfinstruct.values import Task
 from tests.backends.endpoint import Endpoint
 
 CANARY = "sk-canary-5f1c9e77"
+RPM = 1_000_000_000
+"""Requests a minute, stated: no run feels its way to the pace of a server, which takes seconds each time."""
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -104,7 +106,7 @@ def kill(
 
 def run_options(endpoint: Endpoint, folder: Path, target: int = 40, **more: object) -> list[str]:
     """Return the options of a run; its novelty engine is the one that needs nothing compiled or loaded."""
-    options = {"-m": "openai/test", "--base-url": endpoint.base_url, "-o": folder, "-n": target} | {
+    options = {"-m": "openai/test", "--base-url": endpoint.base_url, "-o": folder, "-n": target, "--rpm": RPM} | {
         f"--{key.replace('_', '-')}": value for key, value in more.items()
     }
     return [*(str(part) for pair in options.items() for part in pair), "--set", "novelty.engine=numpy"]

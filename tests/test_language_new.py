@@ -22,7 +22,7 @@ from selfinstruct.recipes.language_pack import GROUPS, group_record, read, read_
 from selfinstruct.store import RunView
 from selfinstruct.values import Dialogue, Instance, Message, Record, Task
 from tests.backends.endpoint import Endpoint, Reply, Seen
-from tests.program import environment, kill
+from tests.program import RPM, environment, kill
 from tests.translator import WORDS, drafter
 
 EN = load_pack("en")
@@ -39,7 +39,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def new(endpoint: Endpoint, tag: str = "sw", *more: object, limit: int = LIMIT) -> Result:
-    options = ["-m", "openai/test", "--base-url", endpoint.base_url, "--limit", limit, "--json", *more]
+    options = ["-m", "openai/test", "--base-url", endpoint.base_url, "--rpm", RPM, "--limit", limit, "--json", *more]
     return CliRunner().invoke(cli, ["language", "new", tag, *map(str, options)])
 
 
@@ -143,7 +143,7 @@ def test_killed_in_the_middle_it_gives_the_same_pack_and_pays_nothing_twice(
         assert new(server, "sw", "-o", tmp_path / "whole", limit=6).exit_code == 0
         undisturbed, whole = files(home), len(server.requests)
         other = tmp_path / "other"
-        flags = ["-m", "openai/test", "--base-url", server.base_url, "--limit", "6", "--concurrency", "4"]
+        flags = ["-m", "openai/test", "--base-url", server.base_url, "--rpm", RPM, "--limit", "6", "--concurrency", "4"]
         command = ["language", "new", "sw", "-q", *flags, "-o", tmp_path / "r"]
         for sends in (6, 14):
             kill(*command, server=server, at=whole + sends, env=environment(SELFINSTRUCT_HOME=str(other)))

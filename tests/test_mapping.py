@@ -10,7 +10,7 @@ import pytest
 
 from tests.backends.endpoint import Endpoint, Reply, Seen, chat, error
 from tests.model import model
-from tests.program import dataset, selfinstruct
+from tests.program import RPM, dataset, selfinstruct
 
 pytestmark = pytest.mark.slow
 ROWS = [
@@ -31,7 +31,8 @@ def write(path: Path, instructions: Sequence[str]) -> Path:
 
 
 def options(endpoint: Endpoint, folder: Path, data: Path) -> list[str]:
-    return ["-m", "openai/test", "--base-url", endpoint.base_url, "-o", str(folder), "--input", str(data)]
+    address = ["-m", "openai/test", "--base-url", endpoint.base_url, "-o", str(folder), "--input", str(data)]
+    return [*address, "--rpm", str(RPM)]
 
 
 def test_every_row_is_answered_in_order_and_old_outputs_are_not_kept(endpoint: Endpoint, tmp_path: Path) -> None:

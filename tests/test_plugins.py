@@ -22,13 +22,14 @@ from selfinstruct import plugins
 from selfinstruct.config import build, parse_override
 from selfinstruct.errors import ConfigError, PluginError
 from selfinstruct.plan import plan
+from tests.program import RPM
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "tests" / "example_plugin"
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
 Programs = Callable[..., list[subprocess.CompletedProcess[str]]]
-QUICK = ["--set", "novelty.engine=numpy"]  # which neither loads nor compiles anything
+QUICK = ["--set", "novelty.engine=numpy", "--rpm", RPM]  # which loads and compiles nothing, and feels for no pace
 
 
 def run(command: list[object], *, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:

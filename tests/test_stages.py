@@ -25,12 +25,15 @@ from selfinstruct.store import RunStore, RunView
 from selfinstruct.testing import Scripted
 from selfinstruct.values import Dialogue, Task
 from tests.pipeline import NAME, answer
+from tests.program import RPM
 from tests.recipes.runs import Dataset, work
 
 
 def grow(folder: Path, backend: Scripted, stop_after: int | None = None, **settings: Any) -> Dataset:
     """Run until done, or until so many commits are made; return the dataset."""
-    return work(plan([{"recipe": NAME, "model": "openai/m", "target": 40}, settings]), folder, backend, stop_after)
+    return work(
+        plan([{"recipe": NAME, "model": "openai/m", "target": 40, "rpm": RPM}, settings]), folder, backend, stop_after
+    )
 
 
 def late(seed: int) -> Callable[[object], float]:

@@ -134,7 +134,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.mark.parametrize("after", [0, 3, 9])
 def test_a_disk_that_fills_up_in_the_middle(undisturbed: Dataset, tmp_path: Path, after: int) -> None:
-    with mounted(tmp_path / "disk", "size=24m") as (disk, _), Endpoint(slowly()) as server:
+    with mounted(tmp_path / "disk", "size=24m") as (disk, _), Endpoint(slowly(0.2)) as server:
         folder = disk / "r"
         process = start("run", "alpaca", *options(server, folder, concurrency=8))
         wait_for(lambda: (folder / "run.sqlite").exists() and len(server.requests) > after)
@@ -246,7 +246,7 @@ def test_a_folder_deleted_while_the_run_works(tmp_path: Path) -> None:
 
 
 def test_a_folder_moved_while_the_run_works_can_be_resumed_there(undisturbed: Dataset, tmp_path: Path) -> None:
-    with Endpoint(slowly()) as server:
+    with Endpoint(slowly(0.2)) as server:
         process = start("run", "alpaca", *options(server, tmp_path / "r", concurrency=4))
         wait_for(lambda: len(server.requests) > 10)
         (tmp_path / "r").rename(tmp_path / "moved")
@@ -362,7 +362,7 @@ def test_without_standard_streams(undisturbed: Dataset, tmp_path: Path, closed: 
 
 
 def test_a_terminal_that_is_closed(undisturbed: Dataset, tmp_path: Path) -> None:
-    with Endpoint(slowly(0.2)) as server:
+    with Endpoint(slowly(0.3)) as server:
         arguments = line("run", "alpaca", *options(server, tmp_path / "r", concurrency=4))
         ours, theirs = pty.openpty()
         script = (
@@ -443,7 +443,7 @@ def test_kills_that_all_hit_a_run_at_work(undisturbed: Dataset, tmp_path: Path) 
 
 
 def test_four_processes_start_the_same_run_at_once(undisturbed: Dataset, tmp_path: Path) -> None:
-    with Endpoint(slowly(0.05)) as server:
+    with Endpoint(slowly(1.0)) as server:
         arguments = options(server, tmp_path / "r")
         processes = [start("run", "alpaca", *arguments) for _ in range(4)]
         talks = [process.communicate(timeout=120)[1] for process in processes]
@@ -470,12 +470,13 @@ def test_a_reader_scans_all_the_while_and_a_killer_kills(undisturbed: Dataset, t
     reader = threading.Thread(target=scan)
     reader.start()
     try:
-        with Endpoint(slowly(0.1)) as server:
+        with Endpoint(slowly(0.3)) as server:
             arguments = options(server, tmp_path / "r", concurrency=4)
             for pause in (0.1, 0.4, 0.7, 0.2):
                 process, seen = start("run", "alpaca", "-q", *arguments), len(server.requests)
                 wait_for(lambda seen=seen: len(server.requests) > seen)  # type: ignore[misc]
                 time.sleep(pause)
+                assert process.poll() is None, "it was over before it was killed"
                 process.kill()
                 process.communicate()
             assert call("run", "alpaca", *arguments).returncode == 0

@@ -18,6 +18,7 @@ from selfinstruct.store import RunStore, RunView
 from selfinstruct.testing import Scripted
 from selfinstruct.values import Completion, Message, Record, Request, Usage
 from tests.backends.endpoint import Reply, Seen, chat
+from tests.program import RPM
 
 Dataset = list[tuple[str, Record]]
 Speak = Callable[[tuple[Message, ...], random.Random], str | tuple[str, str]]
@@ -53,7 +54,7 @@ def _said(speak: Speak, messages: tuple[Message, ...], seed: int | None) -> tupl
 
 def grow(folder: Path, recipe: str, backend: Scripted, stop_after: int | None = None, **settings: Any) -> Dataset:
     """Run a recipe until done, or until so many commits are made; return the dataset."""
-    base = {"recipe": recipe, "model": "openai/test", "novelty": {"engine": "numpy"}}
+    base = {"recipe": recipe, "model": "openai/test", "rpm": RPM, "novelty": {"engine": "numpy"}}
     return work(plan([base, settings]), folder, backend, stop_after)
 
 

@@ -19,6 +19,7 @@ from selfinstruct.run import Session
 from selfinstruct.store import RunView
 from selfinstruct.values import Dialogue
 from tests.backends.endpoint import Endpoint, Reply, Seen, chat, continuation
+from tests.program import RPM
 
 _THINGS = (
     "harvest bridge contract recipe poem market timetable lighthouse budget orchard violin tram glacier notebook "
@@ -136,8 +137,8 @@ def _clause(rng: random.Random, chinese: bool = False) -> str:
 
 def work(recipe: str, endpoint: Endpoint, folder: Path, *layers: Mapping[str, Any], **settings: Any) -> list[Dialogue]:
     """Run a recipe in this process against an endpoint over its socket and return the dataset."""
-    address = {"model": "openai/test", "backend": {"base_url": endpoint.base_url}, "novelty": {"engine": "numpy"}}
-    plan = plans.plan([{"recipe": recipe}, address, settings, *layers])
+    address = {"model": "openai/test", "backend": {"base_url": endpoint.base_url}, "rpm": RPM}
+    plan = plans.plan([{"recipe": recipe, "novelty": {"engine": "numpy"}}, address, settings, *layers])
     with plans.open_run(folder, plan) as store:
         asyncio.run(Session(plan, store).work(lambda commit: None))
     return dialogues(folder)

@@ -19,6 +19,7 @@ from selfinstruct.replay import refilter, replay
 from selfinstruct.store import RunStore, RunView
 from selfinstruct.testing import Answer, Scripted
 from selfinstruct.values import Capabilities, Completion, Dialogue, Message, Rejection, Request, ToolCall, Usage
+from tests.program import RPM
 from tests.recipes.runs import work
 
 TASKS = [
@@ -96,7 +97,7 @@ def run(
     data = write(folder.parent / "questions.jsonl", questions)
     tools = [{"calculator": {"processes": 1}}, {"solver": {"processes": 1}}]  # each imports sympy, for seconds
     fixed = {"recipe": "moss", "model": "openai/m", "input": str(data), "options": {"turns": 1}, "tools": tools}
-    planned = plan([fixed, {"novelty": {"engine": "numpy"}}, settings])
+    planned = plan([fixed, {"rpm": RPM, "novelty": {"engine": "numpy"}}, settings])
     backend = Scripted(answer, delay=delay)
     if capabilities:
         backend.capabilities = capabilities

@@ -37,7 +37,7 @@ from selfinstruct.store import RunStore, RunView
 from selfinstruct.testing import Scripted
 from selfinstruct.values import Candidate, Capabilities, Completion, Instance, Request, Task, Usage
 from tests.backends.endpoint import Endpoint, Reply, Seen, chat, continuation
-from tests.program import kill, run_options, selfinstruct
+from tests.program import RPM, kill, run_options, selfinstruct
 from tests.recipes.runs import Dataset, work
 
 EN, ZH = load_pack("en"), load_pack("zh")
@@ -485,8 +485,8 @@ _RAW: dict[str, Any] = {"backend": {"endpoint": "completions"}}
 
 
 def planned(**changes: Any) -> Plan:
-    base = {"recipe": "self-instruct", "model": "openai/m", "target": TARGET, "novelty": {"engine": "numpy"}}
-    return plan([base, changes])
+    base = {"recipe": "self-instruct", "model": "openai/m", "target": TARGET, "rpm": RPM}
+    return plan([base, {"novelty": {"engine": "numpy"}}, changes])
 
 
 def grow(folder: Path, model: Scripted | None = None, stop_after: int | None = None, **changes: Any) -> Dataset:

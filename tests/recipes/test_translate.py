@@ -22,7 +22,7 @@ from selfinstruct.run import Session
 from selfinstruct.store import RunStore, RunView, Summary
 from selfinstruct.values import Comparison, Dialogue, Instance, Message, Record, Response, Task, ToolCall
 from tests.backends.endpoint import Endpoint
-from tests.program import kill
+from tests.program import RPM, kill
 from tests.translator import translated, translator, word_for
 
 EN, ZH, SW = load_pack("en"), load_pack("zh"), load_pack("sw")
@@ -62,7 +62,7 @@ def rows(*tasks: tuple[str, str, str]) -> list[dict[str, str]]:
 
 def planned(endpoint: Endpoint, data: Path, language: str = "sw", **options: Any) -> Plan:
     settings: dict[str, Any] = {"recipe": "translate", "language": language, "input": str(data), "options": options}
-    return plan([settings, {"model": "openai/test", "backend": {"base_url": endpoint.base_url}}])
+    return plan([settings, {"model": "openai/test", "backend": {"base_url": endpoint.base_url}, "rpm": RPM}])
 
 
 def translate(
@@ -375,6 +375,7 @@ def test_killed_at_any_moment_it_goes_on_and_pays_nothing_twice(tmp_path: Path) 
         whole = len(server.requests)
         assert whole == 12 * 4
         flags = ["-q", "-m", "openai/test", "--base-url", server.base_url, "-l", "sw", "--input", str(data)]
+        flags += ["--rpm", str(RPM)]
         for sends in (8, 24):
             where = ["-o", str(tmp_path / "r"), "--concurrency", "4"]
             kill("run", "translate", *flags, *where, server=server, at=whole + sends)
