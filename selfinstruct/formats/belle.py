@@ -174,7 +174,8 @@ FORMATS = (
         keys=("prompt", "chosen", "rejected"),
         decode=_decode_reward,
         encode=_encode_reward,
-        matches=lambda row: 2 * strings(row, "chosen", "rejected"),
+        # What was asked may be under a key that is not read here: then the row is not BELLE's.
+        matches=lambda row: 2 * (strings(row, "chosen", "rejected") and set(row) <= {"prompt", "chosen", "rejected"}),
         example=Comparison("写一句问候。", two("您好，很高兴见到您。", "喂")),
         works="one response strictly better than the other",
     ),

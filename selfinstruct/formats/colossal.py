@@ -10,7 +10,7 @@ from typing import Any
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats.format import Format, Row, boolean, fields, has, kind, text
-from selfinstruct.formats.messages import MESSAGE_KEYS, ROLES, message_rows, read_messages
+from selfinstruct.formats.messages import MESSAGE_KEYS, message_rows, read_messages
 from selfinstruct.formats.preferences import labelled
 from selfinstruct.formats.shape import pairs, plain_prompt, prompt_dialogue, rated, said, two
 from selfinstruct.formats.turns import alternating
@@ -32,8 +32,8 @@ def _read_colossal(value: Any) -> tuple[str, tuple[Message, ...]]:
         role = text(row, "from")
         if role == "system" and number == 1:
             system = text(row, "content")
-        elif role in ("user", "assistant"):
-            messages.append(Message(ROLES[role], text(row, "content")))
+        elif role in ("user", "human", "assistant"):  # human: before they took system prompts
+            messages.append(Message("assistant" if role == "assistant" else "user", text(row, "content")))
         else:
             raise InputError(f'message {number}: "from" must be user or assistant (system first only), found "{role}"')
     return system, tuple(messages)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats import alpaca
-from selfinstruct.formats.format import Format, Row, boolean, fields, has, items, kind, text
+from selfinstruct.formats.format import Format, Row, boolean, fields, has, items, kind, strings, text
 from selfinstruct.formats.messages import argument_text, arguments, tool_schemas
 from selfinstruct.formats.preferences import labelled
 from selfinstruct.formats.shape import pairs, plain_prompt, prompt_dialogue, rated, said, two, user_text
@@ -65,20 +66,25 @@ def _info(entry: Mapping[str, Any]) -> Any:
 
 def _decode_alpaca(row: Row) -> list[Record]:
     row = fields(row)
-    history = items(row, "history") if row.get("history") else []
-    system = text(row, "system", "")
-    if not history and not system:
+    if not row.get("history") and not text(row, "system", ""):
         return alpaca.decode(row)
+    prompt = _asked_alpaca(row)
+    return [replace(prompt, messages=(*prompt.messages, Message("assistant", text(row, "output"))))]
+
+
+def _asked_alpaca(row: Mapping[str, Any]) -> Dialogue:
+    """Read what a row of alpaca columns asks: system, history, and the question."""
     messages: list[Message] = []
-    for pair in history:
+    for pair in items(row, "history") if row.get("history") else []:
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(turn, str) for turn in pair):
             raise InputError('"history" must hold pairs of strings: what the user said, what was answered')
         messages += [Message("user", pair[0]), Message("assistant", pair[1])]
-    asked = alpaca.decode(row)[0]
-    assert isinstance(asked, Task)
-    instance = asked.instances[0]
-    question = user_text(asked.instruction, instance.input)
-    return [Dialogue((*messages, Message("user", question), Message("assistant", instance.output)), system)]
+    question = user_text(text(row, "instruction"), text(row, "input", ""))
+    return Dialogue((*messages, Message("user", question)), text(row, "system", ""))
+
+
+def _in_alpaca_columns(row: Mapping[str, Any]) -> bool:
+    return "instruction" in row and "conversations" not in row
 
 
 def _encode_alpaca(record: Task | Dialogue) -> list[Row]:
@@ -193,6 +199,8 @@ def _answer(row: Mapping[str, Any], key: str) -> str:
 
 def _decode_ranking(row: Row) -> list[Record]:
     row = fields(row)
+    if _in_alpaca_columns(row):
+        return [Comparison(plain_prompt(_asked_alpaca(row)), two(text(row, "chosen"), text(row, "rejected")))]
     system, messages, extra = _head(row)
     responses = two(_answer(row, "chosen"), _answer(row, "rejected"))
     return [Comparison(plain_prompt(Dialogue(messages, system, extra=extra)), responses)]
@@ -212,6 +220,9 @@ def _encode_ranking(comparison: Comparison) -> list[Row]:
 
 def _decode_kto(row: Row) -> list[Record]:
     row = fields(row)
+    if _in_alpaca_columns(row):
+        answer = rated(text(row, "output"), boolean(row, "kto_tag"))
+        return [Comparison(plain_prompt(_asked_alpaca(row)), (answer,))]
     system, messages, extra = _head(row)
     good = boolean(row, "kto_tag")
     if not messages or messages[-1].role != "assistant" or messages[-1].tool_calls:
@@ -264,7 +275,7 @@ FORMATS = (
         decode=_decode_alpaca,
         encode=_encode_alpaca,
         matches=lambda row: (
-            2 * (alpaca.plain(row) and has(row, "input") and (has(row, "system") or has(row, "history")))
+            2 * (alpaca.plain(row) and (has(row, "system") or has(row, "history")) and not has(row, "kto_tag"))
         ),
         example=Dialogue(
             (
@@ -317,7 +328,8 @@ FORMATS = (
     ),
     Format(
         name="llama-factory-ranking",
-        summary="LLaMA-Factory sharegpt preference: conversations ending on human, chosen and rejected objects",
+        summary="LLaMA-Factory sharegpt preference: conversations ending on human, chosen and rejected objects "
+        "(alpaca columns with chosen and rejected are read too)",
         source="hiyouga/LLaMA-Factory data/README.md, converter.py SharegptDatasetConverter (ranking)",
         layout="json",
         kinds=frozenset({Comparison}),
@@ -325,10 +337,17 @@ FORMATS = (
             *TURN_KEYS,
             *("chosen", "chosen.from", "chosen.value", "rejected", "rejected.from", "rejected.value"),
             *("system", "tools"),
+            *("instruction", "input", "history"),
         ),
         decode=_decode_ranking,
         encode=_encode_ranking,
-        matches=lambda row: 4 * (_turns_of(row) is not None and has(row, "chosen", "rejected")),
+        matches=lambda row: (
+            4
+            * (
+                strings(row, "instruction", "chosen", "rejected")
+                or (_turns_of(row) is not None and has(row, "chosen", "rejected"))
+            )
+        ),
         example=_BETTER,
         works="an odd number of turns, chosen strictly better; train with stage rm or dpo, never sft",
         beside=_info(
@@ -342,14 +361,20 @@ FORMATS = (
     ),
     Format(
         name="llama-factory-kto",
-        summary="LLaMA-Factory KTO: conversations ending on gpt, kto_tag",
+        summary="LLaMA-Factory KTO: conversations ending on gpt, kto_tag (alpaca columns with kto_tag are read too)",
         source="hiyouga/LLaMA-Factory data/README.md, converter.py SharegptDatasetConverter (kto)",
         layout="json",
         kinds=frozenset({Comparison}),
-        keys=(*TURN_KEYS, "kto_tag", "system", "tools"),
+        keys=(*TURN_KEYS, "kto_tag", "system", "tools", "instruction", "input", "output", "history"),
         decode=_decode_kto,
         encode=_encode_kto,
-        matches=lambda row: 4 * (_turns_of(row) is not None and isinstance(row.get("kto_tag"), bool)),
+        matches=lambda row: (
+            4
+            * (
+                (_turns_of(row) is not None or strings(row, "instruction", "output"))
+                and isinstance(row.get("kto_tag"), bool)
+            )
+        ),
         example=Comparison("Name a planet.", (Response("Mars.", score=1.0),)),
         works=_RULES + "; kto_tag a boolean",
         beside=_info(

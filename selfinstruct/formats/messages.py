@@ -169,7 +169,7 @@ def _tools(row: Mapping[str, Any]) -> dict[str, Any]:
 def _decode_messages(row: Row) -> list[Record]:
     row = fields(row)
     system, messages = read_messages(row.get("messages"))
-    return [Dialogue(messages, system, extra=_tools(row))]
+    return [Dialogue(messages, system or text(row, "system", ""), extra=_tools(row))]
 
 
 def _encode_messages(dialogue: Dialogue) -> list[Row]:
@@ -262,7 +262,7 @@ def _messages_format(**changes: Any) -> Format:
         "source": "trl docs/source/dataset_formats.md (conversational language modelling)",
         "layout": "jsonl",
         "kinds": frozenset({Dialogue}),
-        "keys": (*message_keys("messages"), "tools"),
+        "keys": (*message_keys("messages"), "tools", "system"),
         "decode": _decode_messages,
         "encode": _encode_messages,
         "matches": lambda row: 3 * (message_list(row, "messages") and not has(row, "chosen")),

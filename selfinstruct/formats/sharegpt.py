@@ -54,7 +54,8 @@ def content_id(rows: Any) -> str:
 def _decode(row: Row) -> list[Record]:
     row = fields(row)
     messages = conversation(row, ROLES)
-    system = ""
+    # A column, which LLaMA-Factory's files have too; a turn goes before it, as there.
+    system = text(row, "system", "")
     if messages and messages[0].role == "system":
         system, messages = messages[0].content, messages[1:]
     return [Dialogue(messages, system=system, id=identity(row, "id"), extra=rest(row, "model", "plugins"))]
@@ -85,7 +86,7 @@ FORMATS = (
         source="lm-sys/FastChat fastchat/data and fastchat/train/train.py; FreedomIntelligence/LLMZoo",
         layout="json",
         kinds=frozenset({Dialogue}),
-        keys=("id", *TURN_KEYS, "model", "plugins"),
+        keys=("id", *TURN_KEYS, "model", "plugins", "system"),
         decode=_decode,
         encode=_encode,
         matches=_matches,

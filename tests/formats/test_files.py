@@ -215,6 +215,63 @@ def test_variants_in_the_wild(name: str, row: Any, expected: Record) -> None:
     assert one(name, row) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "row", "expected"),
+    [
+        (
+            "llama-factory-ranking",
+            {"instruction": "a", "input": "b", "chosen": "c", "rejected": "d"},
+            Comparison("a\nb", (Response("c", rank=0), Response("d", rank=1))),
+        ),
+        (
+            "llama-factory-ranking",
+            {"instruction": "a", "chosen": "c", "rejected": "d", "system": "s", "history": [["x", "y"]]},
+            Comparison(
+                Dialogue((Message("user", "x"), Message("assistant", "y"), Message("user", "a")), "s"),
+                (Response("c", rank=0), Response("d", rank=1)),
+            ),
+        ),
+        (
+            "llama-factory-kto",
+            {"instruction": "a", "input": "", "output": "c", "kto_tag": False},
+            Comparison("a", (Response("c", score=-1.0),)),
+        ),
+        ("llama-factory", {"instruction": "a", "output": "c", "system": "s"}, chat("a", "c", system="s")),
+        (
+            "sharegpt",
+            {"system": "s", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+            chat("a", "b", system="s"),
+        ),
+        (
+            "messages",
+            {"system": "s", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+            chat("a", "b", system="s"),
+        ),
+        (
+            "colossalai",
+            {"messages": [{"from": "human", "content": "a"}, {"from": "assistant", "content": "b"}]},
+            chat("a", "b"),
+        ),
+        (
+            "belle-reward",
+            {"chosen": "a", "rejected": "b"},
+            Comparison("", (Response("a", rank=0), Response("b", rank=1))),
+        ),
+    ],
+)
+def test_what_a_model_learns_from_is_told_apart_and_read(name: str, row: Any, expected: Record) -> None:
+    # Taken for another format, the row's label, prompt or system prompt would be a key that means nothing.
+    with formats.open_records(io.BytesIO(json.dumps(row).encode())) as reading:
+        assert list(reading) == [expected]
+        assert (reading.format.name, dict(reading.ignored)) == (name, {})
+
+
+def test_a_preference_whose_question_is_under_an_unknown_key_is_not_taken_for_one_without() -> None:
+    row = {"system": "s", "question": "q", "chosen": "a", "rejected": "b"}
+    with pytest.raises(InputError, match="no known format has such rows"):
+        list(formats.read(io.BytesIO(json.dumps(row).encode())))
+
+
 def test_the_five_files_of_self_instruct() -> None:
     yes = {"instruction": "a", "is_classification": " Yes"}
     maybe = {"instruction": "a", "is_classification": "Yes."}
