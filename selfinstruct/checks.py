@@ -13,6 +13,7 @@ from typing import Any
 from selfinstruct.cleaning import texts
 from selfinstruct.errors import ConfigError
 from selfinstruct.formats.pclue import off_list
+from selfinstruct.identification import identifier, letters, prose
 from selfinstruct.languages import LanguagePack, script, tokens
 from selfinstruct.values import Comparison, Dialogue, Record, Task
 
@@ -199,6 +200,22 @@ def _language(record: Record, pair: Pair, pack: LanguagePack, limits: Thresholds
             yield f"{share:.0%} of an answer's words are in the script of {pack.name}"
 
 
+def other_language(pair: Pair, pack: LanguagePack) -> Iterator[str]:
+    """Yield the answers in another language of the same script: those that the model gives under one in twenty.
+
+    Nothing without the extra `lang`, for short answers, and where another language was asked for or asked about.
+    """
+    model = identifier(pack)
+    if model is None or pack.other_language.find(pair.asked) or pack.other_language.find(pair.given):
+        return
+    for answer in pair.answers:
+        text = prose(answer)
+        if letters(text) >= _LETTERS and (found := model.identify(text)).own < 0.05:
+            yield f"an answer is in another language than {pack.name} (likeliest {found.language})"
+
+
+_LETTERS = 40
+"""Of a text whose language is told by its words; names and titles are shorter."""
 _TERM = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?"
 _SUM = re.compile(
     rf"(?<![\w.,^√)(/*×÷+\-−=%$])(?<![-−+*/×÷=^()%][ \t])(?<!mod )"
@@ -312,7 +329,7 @@ RECORD_CHECKS: dict[str, tuple[str, Check]] = {
     "truncated": ("an answer cut off in the middle", _truncated),
     "refusal": ("an answer that declines", _refusal),
     "leak": ("prompt text or markers in an answer", _leak),
-    "language": ("an answer in another script than the language's", _language),
+    "language": ("an answer in another script than the language's, or (--language) in another language", _language),
     "arithmetic": ("a sum in an answer that does not come out", _arithmetic),
     "personal": ("e-mail addresses, phone and identity numbers, keys", _personal),
     "characters": ("control and replacement characters", _characters),

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from selfinstruct import formats
-from selfinstruct.checks import PACK_OF_SCRIPT, RECORD_CHECKS, Thresholds, dominant, pair_of, question
+from selfinstruct.checks import PACK_OF_SCRIPT, RECORD_CHECKS, Thresholds, dominant, other_language, pair_of, question
 from selfinstruct.cleaning import texts
 from selfinstruct.errors import ConfigError, InputError
 from selfinstruct.languages import LanguagePack, load_pack, tokens
@@ -86,7 +86,8 @@ class Verifier:
     """Checks records one after another.
 
     Args:
-        language: BCP 47 tag, or None to take it from the letters of each question.
+        language: BCP 47 tag of the answers, or None to take it from the letters of each question (then languages of
+            one script are not told apart).
         against: texts that must not be in the set (a benchmark's questions).
         only: the checks to run; all by default.
 
@@ -127,6 +128,8 @@ class Verifier:
         for name, (_, check) in RECORD_CHECKS.items():
             if name in self.checks:
                 yield from ((name, detail) for detail in check(record, pair, pack, self._limits))
+        if self._pack is not None and "language" in self.checks:
+            yield from (("language", detail) for detail in other_language(pair, self._pack))
         asked = question(record)
         twin = None
         if "exact-duplicate" in self.checks:

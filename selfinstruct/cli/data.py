@@ -264,7 +264,7 @@ def convert(
 @click.command(epilog="Example: selfinstruct verify train.json --against benchmark.jsonl --allow near-duplicate=0.01")
 @click.argument("source", metavar="FILE")
 @click.option("--format", "name", default="auto", metavar="NAME", help='Format of FILE; "auto" looks at the content.')
-@click.option("-l", "--language", metavar="TAG", help="The answers' language; default that of each question's letters.")
+@click.option("-l", "--language", metavar="TAG", help="The answers' language; default the script of each question.")
 @click.option("--against", metavar="FILE", help="A benchmark whose questions must not be in FILE.")
 @click.option("--only", multiple=True, metavar="CHECK", help="Run this check only; may be repeated.")
 @click.option("--skip", multiple=True, metavar="CHECK", help="Leave this check out; may be repeated.")

@@ -76,6 +76,27 @@ def test_a_clean_file_passes(tmp_path: Path) -> None:
     assert (result.records, result.format) == (len(CLEAN), "alpaca")
 
 
+ENGLISH = "Rivers carry water from the mountains to the sea, and on their way they are joined by streams."
+GERMAN = "Die Flüsse tragen das Wasser von den Bergen ins Meer, und unterwegs münden viele Bäche in sie."
+
+
+@pytest.mark.parametrize(
+    ("language", "record", "found"),
+    [
+        ("de", answered(ENGLISH, "Woher kommt das Wasser der Flüsse?"), ["language"]),
+        ("de", answered(GERMAN, "Woher kommt das Wasser der Flüsse?"), []),
+        ("de", answered(ENGLISH, "Übersetze den Satz ins Englische.", GERMAN), []),
+        ("de", answered("Moby Dick; or, The Whale", "Welches Buch meine ich?"), []),
+        ("en", answered(GERMAN, "Where does the water of rivers come from?"), ["language"]),
+        ("zh", answered(f"{ENGLISH} {ENGLISH}", "河流的水从哪里来？"), ["language"]),
+        (None, answered(GERMAN, "Where does the water of rivers come from?"), []),
+    ],
+)
+def test_an_answer_in_another_language_than_the_one_named(language: str | None, record: Task, found: list[str]) -> None:
+    pytest.importorskip("py3langid")
+    assert sorted({name for name, _ in Verifier(language=language)(record, "1")}) == found
+
+
 def test_duplicates_near_and_exact(tmp_path: Path) -> None:
     texts = ["Name three long rivers of Africa.", "Name three long rivers in Africa.", "Write a haiku about snow."]
     records = [answered(f"Answer {n}.", text) for n, text in enumerate(texts)]
