@@ -20,7 +20,7 @@ SNIFFED_ROWS = 100
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that holds no record; `place` is "file:line"."""
+    """A row that holds no record; `place` is "file:line", and the row's number where its line holds several."""
 
     place: str
     reason: str
@@ -46,13 +46,16 @@ class Reading:
     bad: int = 0
     records: int = 0
     place: str = ""
+    _line: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
 
     def __iter__(self) -> Iterator[Record]:
         """Yield the records; a bad row goes to `on_bad`, or raises InputError when there is none."""
         for group in self._groups():
             self.rows += len(group)
-            self.place = f"{self.name}:{group[0].place}"
+            again = group[0].place == self._line
+            self._line = group[0].place
+            self.place = f"{self.name}:{self._line}" + (f" (row {self.rows - len(group) + 1})" if again else "")
             try:
                 found = self._records(group)
             except InputError as error:

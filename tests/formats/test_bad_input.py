@@ -81,6 +81,14 @@ def test_a_bad_element_of_an_array_can_be_skipped(name: str, tmp_path: Path) -> 
     assert [row.place for row in bad] == [f"{path}:3"]
 
 
+def test_rows_that_share_a_line_are_told_by_their_number_too(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text(f"[{ROW}, {ROW}, 7,\n{ROW}, {{}}]", encoding="utf-8")
+    bad: list[formats.BadRow] = []
+    assert len(list(formats.read(path, "alpaca", on_bad=bad.append))) == 3
+    assert [row.place for row in bad] == [f"{path}:1 (row 3)", f"{path}:2 (row 5)"]
+
+
 def test_bom_crlf_blank_lines_and_line_separators_are_no_faults(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"\xef\xbb\xbf\r\n" + '{"instruction": "a\u2028b", "output": "c"}'.encode() + b"\r\n\r\n" + LINE)

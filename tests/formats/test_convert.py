@@ -164,6 +164,7 @@ def test_list_formats_shows_shape_keys_an_example_and_what_is_lost() -> None:
         "conversations.value",
         "model",
         "plugins",
+        "system",
     ]
     assert told["sharegpt"]["becomes"]["thoughts"] == "only with --lossy, without thoughts"
     assert told["messages"]["becomes"]["parallel tool calls"] == "without id"
