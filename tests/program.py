@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerProcess
@@ -62,13 +64,36 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     )
 
 
-def fork(*arguments: object, env: Mapping[str, str] | None = None) -> ForkServerProcess:
-    """Start a command line in a process forked from one that has imported the program: for many that are killed."""
+def fork(
+    *arguments: object, env: Mapping[str, str] | None = None, streams: Path | None = None, limit: int | None = None
+) -> ForkServerProcess:
+    """Start a command line in a process forked from one that has imported the program.
+
+    `streams` is a folder for the files `out` and `err`; `limit` is the most bytes a file may have.
+    """
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(_IMPORTED)
-    process = server.Process(target=_run, args=([*map(str, arguments)], environment() if env is None else env))
+    words, wanted = [*map(str, arguments)], environment() if env is None else env
+    process = server.Process(target=_run, args=(words, wanted, streams, limit))
     process.start()
     return process
+
+
+def forked(
+    *arguments: object, env: Mapping[str, str] | None = None, limit: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command line to its end in a process that has imported the program and done nothing yet."""
+    with tempfile.TemporaryDirectory() as folder:
+        process = fork(*arguments, env=env, streams=Path(folder), limit=limit)
+        process.join(150)
+        code = process.exitcode
+        if code is None:
+            process.kill()
+            process.join()
+        process.close()
+        said, talk = (Path(folder, name).read_text(encoding="utf-8") for name in ("out", "err"))
+    assert code is not None, f"not done in 150 s: {talk}"
+    return subprocess.CompletedProcess([*map(str, arguments)], code, said, talk)
 
 
 _IMPORTED = [
@@ -85,9 +110,14 @@ _IMPORTED = [
 ]
 
 
-def _run(words: list[str], variables: Mapping[str, str]) -> None:
+def _run(words: list[str], variables: Mapping[str, str], streams: Path | None, limit: int | None) -> None:
     os.environ.clear()
     os.environ.update(variables)
+    if streams is not None:
+        for number, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(streams / name, os.O_WRONLY | os.O_CREAT), number)
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     main(words)
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import pty
 import random
-import resource
 import shlex
 import shutil
 import signal
@@ -28,7 +27,7 @@ from selfinstruct.store import RunView
 from selfinstruct.values import Task
 from tests.backends.endpoint import Endpoint, Reply, Seen, error
 from tests.model import model
-from tests.program import environment, line, run_options, wait_for
+from tests.program import environment, forked, line, run_options, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -55,19 +54,6 @@ def mounted(place: Path, options: str) -> Iterator[tuple[Path, Callable[[str], N
         yield place, remount
     finally:
         subprocess.run(["umount", place], check=True)
-
-
-def call(*arguments: object, limit: int | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run to the end; `limit` is the most bytes a file may have."""
-
-    def restrict() -> None:
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    return subprocess.run(
-        line(*arguments), capture_output=True, text=True, env=environment() | variables, timeout=150, check=False,
-        preexec_fn=restrict,
-    )  # fmt: skip
 
 
 def start(*arguments: object, cwd: Path | None = None) -> subprocess.Popen[str]:
@@ -124,7 +110,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """What the records look like when nothing happens."""
     folder = tmp_path_factory.mktemp("undisturbed") / "r"
     with Endpoint(model()) as server:
-        done = call("run", "alpaca", *options(server, folder))
+        done = forked("run", "alpaca", *options(server, folder))
     assert done.returncode == 0, done.stderr
     return dataset(folder)
 
@@ -150,12 +136,12 @@ def test_a_disk_that_fills_up_in_the_middle(undisturbed: Dataset, tmp_path: Path
         # What had left was answered, and had a place to go to. Nothing was promised that is not there.
         assert completions(folder) == answered
         fill_up(disk)  # what was set aside is free again: somebody else takes it
-        again = call("resume", folder)
+        again = forked("resume", folder)
         assert again.returncode == 3, "a disk that is still full"
         assert "free some space" in again.stderr
         assert len(server.requests) == answered, "asked for what there is no room to keep"
         filler.unlink()
-        resumed = call("resume", folder)
+        resumed = forked("resume", folder)
         assert resumed.returncode == 0, resumed.stderr
         assert unique(server), "a request was paid twice"
         assert dataset(folder) == undisturbed
@@ -167,13 +153,13 @@ def test_a_disk_that_is_full_from_the_start(undisturbed: Dataset, tmp_path: Path
         filler = fill_up(disk)
         for room in (0, 4096, 100_000, 2_000_000):
             os.truncate(filler, filler.stat().st_size - room)
-            done = call("run", "alpaca", *options(server, disk / "r"))
+            done = forked("run", "alpaca", *options(server, disk / "r"))
             assert done.returncode == 3, done.stderr
             assert "free some space" in done.stderr
             assert "Traceback" not in done.stderr
         assert not server.requests
         filler.unlink()
-        assert call("run", "alpaca", *options(server, disk / "r")).returncode == 0
+        assert forked("run", "alpaca", *options(server, disk / "r")).returncode == 0
         assert dataset(disk / "r") == undisturbed
 
 
@@ -181,7 +167,7 @@ def test_a_disk_without_room_for_another_name(tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "size=16m,nr_inodes=4") as (disk, _), Endpoint(model()) as server:
         for name in ("a", "b"):
             (disk / name).touch()
-        done = call("run", "alpaca", *options(server, disk / "r"))
+        done = forked("run", "alpaca", *options(server, disk / "r"))
         assert done.returncode == 3, done.stderr
         assert "free some space" in done.stderr
 
@@ -190,15 +176,21 @@ def test_a_limit_on_the_size_of_files(undisturbed: Dataset, tmp_path: Path) -> N
     with Endpoint(model()) as server:
         # The model that tells languages apart is larger, unpacked, than the limits here: the cache has it by now.
         nowhere = str(tmp_path / "empty")
-        said = call("run", "alpaca", *options(server, tmp_path / "r"), limit=1 << 20, SELFINSTRUCT_CACHE=nowhere)
+        said = forked(
+            "run",
+            "alpaca",
+            *options(server, tmp_path / "r"),
+            limit=1 << 20,
+            env=environment(SELFINSTRUCT_CACHE=nowhere),
+        )
         assert (said.returncode, "can't unpack its model" in said.stderr) == (2, True), said.stderr
-        done = call("run", "alpaca", *options(server, tmp_path / "r"), limit=1 << 20)
+        done = forked("run", "alpaca", *options(server, tmp_path / "r"), limit=1 << 20)
         assert done.returncode == 3, done.stderr
         assert "ulimit" in done.stderr
         assert not server.requests
 
         # Just above what is set aside: the WAL reaches it while the run works.
-        limited = call("run", "alpaca", *options(server, tmp_path / "r", 10 * TARGET), limit=(4 << 20) + 4096)
+        limited = forked("run", "alpaca", *options(server, tmp_path / "r", 10 * TARGET), limit=(4 << 20) + 4096)
         assert limited.returncode == 3, limited.stderr
         assert "resume" in limited.stderr
         assert "Traceback" not in limited.stderr
@@ -206,7 +198,7 @@ def test_a_limit_on_the_size_of_files(undisturbed: Dataset, tmp_path: Path) -> N
         assert 0 <= asked - kept <= 16, "more was lost than can be in flight"
         held = len(dataset(tmp_path / "r"))
         assert held > TARGET, "the limit was reached before there was anything to keep"
-        resumed = call("resume", tmp_path / "r", "-n", held + 2)
+        resumed = forked("resume", tmp_path / "r", "-n", held + 2)
         assert resumed.returncode == 0, resumed.stderr
         requests, _, lost = balanced(tmp_path / "r")
         assert requests == len(server.requests)
@@ -216,19 +208,19 @@ def test_a_limit_on_the_size_of_files(undisturbed: Dataset, tmp_path: Path) -> N
 
 def test_a_read_only_disk(undisturbed: Dataset, tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "size=16m") as (disk, remount), Endpoint(model()) as server:
-        assert call("run", "alpaca", *options(server, disk / "r", 20)).returncode == 0
+        assert forked("run", "alpaca", *options(server, disk / "r", 20)).returncode == 0
         asked = len(server.requests)
         remount("ro")
         for arguments in (["resume", disk / "r", "-n", TARGET], ["run", "alpaca", *options(server, disk / "new")]):
-            done = call(*arguments)
+            done = forked(*arguments)
             assert done.returncode == 3, done.stderr
             assert "make the folder readable and writable" in done.stderr
-        assert json.loads(call("status", disk / "r", "--json").stdout)["accepted"] == 20
-        exported = call("export", disk / "r", "--format", "alpaca", "-o", tmp_path / "out.json")
+        assert json.loads(forked("status", disk / "r", "--json").stdout)["accepted"] == 20
+        exported = forked("export", disk / "r", "--format", "alpaca", "-o", tmp_path / "out.json")
         assert exported.returncode == 0, exported.stderr
         assert len(server.requests) == asked
         remount("rw")
-        assert call("resume", disk / "r", "-n", TARGET).returncode == 0
+        assert forked("resume", disk / "r", "-n", TARGET).returncode == 0
         assert dataset(disk / "r") == undisturbed
 
 
@@ -253,7 +245,7 @@ def test_a_folder_moved_while_the_run_works_can_be_resumed_there(undisturbed: Da
         _, talk = process.communicate(timeout=60)
         assert process.returncode == 3, talk
         asked = len(server.requests)
-        resumed = call("resume", tmp_path / "moved")
+        resumed = forked("resume", tmp_path / "moved")
         assert resumed.returncode == 0, resumed.stderr
         requests, answered, lost = balanced(tmp_path / "moved")
         assert lost <= 4
@@ -274,7 +266,7 @@ def test_a_signal_lets_what_is_under_way_arrive(undisturbed: Dataset, tmp_path: 
         assert process.returncode == 130, talk
         assert f"selfinstruct resume {tmp_path / 'r'}" in talk
         assert balanced(tmp_path / "r") == (len(server.requests), len(server.requests), 0)
-        assert call("resume", tmp_path / "r").returncode == 0
+        assert forked("resume", tmp_path / "r").returncode == 0
         assert unique(server)
     assert dataset(tmp_path / "r") == undisturbed
 
@@ -293,7 +285,7 @@ def test_a_second_signal_while_draining_counts_what_it_cuts_off(undisturbed: Dat
         assert requests == len(server.requests)
         assert lost > 0, "nothing was cut off: the second signal was not felt"
         assert answered + lost == requests
-        assert call("resume", tmp_path / "r", "--concurrency", 32).returncode == 0
+        assert forked("resume", tmp_path / "r", "--concurrency", 32).returncode == 0
     assert dataset(tmp_path / "r") == undisturbed
 
 
@@ -386,7 +378,7 @@ def test_a_terminal_that_is_closed(undisturbed: Dataset, tmp_path: Path) -> None
         os.close(ours)
         assert process.wait(timeout=60) == 130, shown
         assert balanced(tmp_path / "r") == (len(server.requests), len(server.requests), 0)
-        assert call("resume", tmp_path / "r").returncode == 0
+        assert forked("resume", tmp_path / "r").returncode == 0
         assert unique(server)
     assert dataset(tmp_path / "r") == undisturbed
 
@@ -427,7 +419,7 @@ def test_kills_that_all_hit_a_run_at_work(undisturbed: Dataset, tmp_path: Path) 
             process.communicate()
             hits += 1
             idle += len(server.requests) == seen
-        done = call("run", "alpaca", *arguments)
+        done = forked("run", "alpaca", *arguments)
         assert done.returncode == 0, done.stderr
         arrived = len(server.requests)
     assert 0 < idle < kills, "kills must hit processes that start and processes that work"
@@ -479,7 +471,7 @@ def test_a_reader_scans_all_the_while_and_a_killer_kills(undisturbed: Dataset, t
                 assert process.poll() is None, "it was over before it was killed"
                 process.kill()
                 process.communicate()
-            assert call("run", "alpaca", *arguments).returncode == 0
+            assert forked("run", "alpaca", *arguments).returncode == 0
             arrived = len(server.requests)
     finally:
         done.set()
@@ -521,12 +513,12 @@ def scanned(folder: Path) -> int:
 @pytest.mark.parametrize("name", ["with space", "中文", "a?b#c%41", "it's"])
 def test_the_command_to_go_on_works_as_printed(tmp_path: Path, name: str) -> None:
     with Endpoint(model()) as server:
-        done = call("run", "alpaca", *options(server, tmp_path / name, 30, max_requests=3))
+        done = forked("run", "alpaca", *options(server, tmp_path / name, 30, max_requests=3))
         assert done.returncode == 5, done.stderr
         printed = next(text for text in done.stderr.splitlines() if text.startswith("go on:"))
         words = shlex.split(printed.removeprefix("go on:"))
         assert words[:2] == ["selfinstruct", "resume"]
-        assert call(*words[1:], "--max-requests", 1000).returncode == 0
+        assert forked(*words[1:], "--max-requests", 1000).returncode == 0
     assert len(dataset(tmp_path / name)) == 30
 
 
@@ -534,36 +526,36 @@ def test_config_yaml_edited_deleted_and_broken(undisturbed: Dataset, tmp_path: P
     folder = tmp_path / "r"
     path = folder / "config.yaml"
     with Endpoint(model()) as server:
-        assert call("run", "alpaca", *options(server, folder, 20)).returncode == 0
+        assert forked("run", "alpaca", *options(server, folder, 20)).returncode == 0
         asked = len(server.requests)
 
         path.write_text(path.read_text().replace("temperature: null", "temperature: 0.1"))
-        done = call("resume", folder, "-n", 40)
+        done = forked("resume", folder, "-n", 40)
         assert done.returncode == 3, done.stderr
         assert "sampling.temperature: None -> 0.1" in done.stderr
 
         for broken in ("target: [", "just words", "\0", "target: many\nrecipe: alpaca"):
             path.write_text(broken)
-            done = call("resume", folder)
+            done = forked("resume", folder)
             assert done.returncode == 2, done.stderr
             assert "config.yaml" in done.stderr
             assert "Traceback" not in done.stderr
         assert len(server.requests) == asked
 
         path.unlink()
-        done = call("resume", folder, "-n", 40)
+        done = forked("resume", folder, "-n", 40)
         assert done.returncode == 0, done.stderr
         assert yaml.safe_load(path.read_text())["target"] == 40
 
         path.write_text(path.read_text().replace("target: 40", f"target: {TARGET}"))
-        assert call("resume", folder).returncode == 0
+        assert forked("resume", folder).returncode == 0
     assert dataset(folder) == undisturbed
 
 
 def test_a_database_that_is_none_says_what_to_do(tmp_path: Path) -> None:
     folder = tmp_path / "r"
     with Endpoint(model()) as server:
-        assert call("run", "alpaca", *options(server, folder, 20)).returncode == 0
+        assert forked("run", "alpaca", *options(server, folder, 20)).returncode == 0
         whole = (folder / "run.sqlite").read_bytes()
         newer = bytearray(whole)
         newer[60:64] = (99).to_bytes(4)  # user_version
@@ -576,13 +568,13 @@ def test_a_database_that_is_none_says_what_to_do(tmp_path: Path) -> None:
         for (words, content), command in itertools.product(cases.items(), ("resume", "run")):
             (folder / "run.sqlite").write_bytes(content)
             arguments = [folder] if command == "resume" else ["alpaca", *options(server, folder, 20)]
-            done = call(command, *arguments)
+            done = forked(command, *arguments)
             assert done.returncode == 3, (words, done.stderr)
             assert words.partition(",")[0] in done.stderr, (words, done.stderr)
             assert "Traceback" not in done.stderr
             assert (folder / "run.sqlite").read_bytes() == content, "what may be mended was written over"
         (folder / "run.sqlite").write_bytes(whole)
-        assert call("resume", folder).returncode == 0
+        assert forked("resume", folder).returncode == 0
 
 
 def test_the_reserve_is_there_while_it_is_needed_and_only_then(tmp_path: Path) -> None:
@@ -596,5 +588,5 @@ def test_the_reserve_is_there_while_it_is_needed_and_only_then(tmp_path: Path) -
         database = sqlite3.connect(tmp_path / "r" / "run.sqlite")
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         database.close()
-        assert call("resume", tmp_path / "r", "-n", 30).returncode == 0
+        assert forked("resume", tmp_path / "r", "-n", 30).returncode == 0
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["config.yaml", "run.lock", "run.sqlite"]
