@@ -120,7 +120,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.mark.parametrize("after", [0, 3, 9])
 def test_a_disk_that_fills_up_in_the_middle(undisturbed: Dataset, tmp_path: Path, after: int) -> None:
-    with mounted(tmp_path / "disk", "size=24m") as (disk, _), Endpoint(slowly(0.2)) as server:
+    with mounted(tmp_path / "disk", "size=24m") as (disk, _), Endpoint(slowly(0.1)) as server:
         folder = disk / "r"
         process = start("run", "alpaca", *options(server, folder, concurrency=8))
         wait_for(lambda: (folder / "run.sqlite").exists() and len(server.requests) > after)
@@ -141,7 +141,7 @@ def test_a_disk_that_fills_up_in_the_middle(undisturbed: Dataset, tmp_path: Path
         assert "free some space" in again.stderr
         assert len(server.requests) == answered, "asked for what there is no room to keep"
         filler.unlink()
-        resumed = forked("resume", folder)
+        resumed = forked("resume", folder, "--concurrency", 32)
         assert resumed.returncode == 0, resumed.stderr
         assert unique(server), "a request was paid twice"
         assert dataset(folder) == undisturbed
@@ -238,14 +238,14 @@ def test_a_folder_deleted_while_the_run_works(tmp_path: Path) -> None:
 
 
 def test_a_folder_moved_while_the_run_works_can_be_resumed_there(undisturbed: Dataset, tmp_path: Path) -> None:
-    with Endpoint(slowly(0.2)) as server:
+    with Endpoint(slowly()) as server:
         process = start("run", "alpaca", *options(server, tmp_path / "r", concurrency=4))
         wait_for(lambda: len(server.requests) > 10)
         (tmp_path / "r").rename(tmp_path / "moved")
         _, talk = process.communicate(timeout=60)
         assert process.returncode == 3, talk
         asked = len(server.requests)
-        resumed = forked("resume", tmp_path / "moved")
+        resumed = forked("resume", tmp_path / "moved", "--concurrency", 32)
         assert resumed.returncode == 0, resumed.stderr
         requests, answered, lost = balanced(tmp_path / "moved")
         assert lost <= 4
@@ -266,7 +266,7 @@ def test_a_signal_lets_what_is_under_way_arrive(undisturbed: Dataset, tmp_path: 
         assert process.returncode == 130, talk
         assert f"selfinstruct resume {tmp_path / 'r'}" in talk
         assert balanced(tmp_path / "r") == (len(server.requests), len(server.requests), 0)
-        assert forked("resume", tmp_path / "r").returncode == 0
+        assert forked("resume", tmp_path / "r", "--concurrency", 32).returncode == 0
         assert unique(server)
     assert dataset(tmp_path / "r") == undisturbed
 
@@ -285,7 +285,7 @@ def test_a_second_signal_while_draining_counts_what_it_cuts_off(undisturbed: Dat
         assert requests == len(server.requests)
         assert lost > 0, "nothing was cut off: the second signal was not felt"
         assert answered + lost == requests
-        assert forked("resume", tmp_path / "r", "--concurrency", 32).returncode == 0
+        assert forked("resume", tmp_path / "r", "--concurrency", 64).returncode == 0
     assert dataset(tmp_path / "r") == undisturbed
 
 
@@ -354,7 +354,7 @@ def test_without_standard_streams(undisturbed: Dataset, tmp_path: Path, closed: 
 
 
 def test_a_terminal_that_is_closed(undisturbed: Dataset, tmp_path: Path) -> None:
-    with Endpoint(slowly(0.3)) as server:
+    with Endpoint(slowly(0.2)) as server:
         arguments = line("run", "alpaca", *options(server, tmp_path / "r", concurrency=4))
         ours, theirs = pty.openpty()
         script = (
@@ -378,7 +378,7 @@ def test_a_terminal_that_is_closed(undisturbed: Dataset, tmp_path: Path) -> None
         os.close(ours)
         assert process.wait(timeout=60) == 130, shown
         assert balanced(tmp_path / "r") == (len(server.requests), len(server.requests), 0)
-        assert forked("resume", tmp_path / "r").returncode == 0
+        assert forked("resume", tmp_path / "r", "--concurrency", 32).returncode == 0
         assert unique(server)
     assert dataset(tmp_path / "r") == undisturbed
 
@@ -435,7 +435,7 @@ def test_kills_that_all_hit_a_run_at_work(undisturbed: Dataset, tmp_path: Path) 
 
 
 def test_four_processes_start_the_same_run_at_once(undisturbed: Dataset, tmp_path: Path) -> None:
-    with Endpoint(slowly(1.0)) as server:
+    with Endpoint(slowly(0.5)) as server:
         arguments = options(server, tmp_path / "r")
         processes = [start("run", "alpaca", *arguments) for _ in range(4)]
         talks = [process.communicate(timeout=120)[1] for process in processes]
@@ -462,7 +462,7 @@ def test_a_reader_scans_all_the_while_and_a_killer_kills(undisturbed: Dataset, t
     reader = threading.Thread(target=scan)
     reader.start()
     try:
-        with Endpoint(slowly(0.3)) as server:
+        with Endpoint(slowly(0.15)) as server:
             arguments = options(server, tmp_path / "r", concurrency=4)
             for pause in (0.1, 0.4, 0.7, 0.2):
                 process, seen = start("run", "alpaca", "-q", *arguments), len(server.requests)
