@@ -11,8 +11,16 @@ from typing import Any
 
 import yaml
 from axolotl.prompt_strategies.chat_template import load
+from axolotl.prompt_tokenizers import AlpacaPromptTokenizingStrategy, GPTeacherPromptTokenizingStrategy
+from axolotl.prompters import AlpacaPrompter, GPTeacherPrompter
 from axolotl.utils.dict import DictDefault
 from trainers_model import tokenizer
+
+TASKS = {
+    "alpaca": (AlpacaPromptTokenizingStrategy, AlpacaPrompter, "output"),
+    "gpteacher": (GPTeacherPromptTokenizingStrategy, GPTeacherPrompter, "response"),
+}
+"""Files of one question and one answer: their strategy, its prompter, and the key of the answer."""
 
 
 def read(folder: Path, name: str) -> tuple[Any, dict[str, Any], list[dict[str, Any]]]:
@@ -45,6 +53,18 @@ def main(folder: Path) -> None:
         assert row["rejected"]["content"] in found["rejected"], found
         assert row["messages"][-1]["content"] in found["prompt"], found
     print(f"Axolotl dpo {entry['type']}: {len(rows)} rows, all kept")
+
+    for name, (strategy_class, prompter, answer) in TASKS.items():
+        rows = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        strategy = strategy_class(prompter(), fast, False, 4096)
+        for row in rows:
+            found = strategy.tokenize_prompt(row)
+            learned = fast.decode([label for label in found["labels"] if label != -100])
+            assert learned.startswith(row[answer]), (row, learned)
+            shown = fast.decode(found["input_ids"])
+            assert row["instruction"] in shown, (row, shown)
+            assert f"Input:\n{row['input']}\n" in shown if row["input"] else "Input:" not in shown, (row, shown)
+        print(f"Axolotl {name}: {len(rows)} rows, all kept")
 
 
 if __name__ == "__main__":

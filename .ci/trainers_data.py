@@ -107,6 +107,8 @@ def main(folder: Path) -> None:
         ("llama-factory-kto", "llama-factory/kto.json", comparisons()),
         ("axolotl", "axolotl/tools.jsonl", tool_dialogues()),
         ("axolotl-dpo", "axolotl/dpo.jsonl", comparisons()),
+        ("alpaca", "axolotl/alpaca.json", tasks()),
+        ("gpteacher", "axolotl/gpteacher.json", tasks()),
         ("sharegpt", "fastchat/sharegpt.json", dialogues()),
         ("deepspeed-chat", "deepspeed-chat/sft", dialogues()),
         ("deepspeed-chat", "deepspeed-chat/ranking", comparisons()),

@@ -25,6 +25,8 @@ REAL = {
     "llama-factory-ranking": "dpo_zh_demo (300)",
 }
 RUN = {
+    "alpaca": "Axolotl alpaca strategy",
+    "gpteacher": "Axolotl gpteacher strategy",
     "sharegpt": "FastChat clean_sharegpt, filter_wrong_format, SupervisedDataset",
     "messages": "TRL SFTTrainer, with and without tools; as Parquet too",
     "parquet": "TRL SFTTrainer, with and without tools",

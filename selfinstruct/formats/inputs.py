@@ -95,6 +95,8 @@ def opened(source: Source) -> Iterator[OpenFile]:
             name = str(source)
             try:
                 raw: IO[bytes] = stack.enter_context(Path(source).open("rb"))
+            except IsADirectoryError:
+                raise InputError(f"{name} is a folder: name a file in it") from None
             except OSError as error:
                 raise InputError(f"{name}: {error.strerror or error}") from None
         else:

@@ -186,6 +186,11 @@ def test_a_missing_file_is_told() -> None:
         list(formats.read("nowhere.json"))
 
 
+def test_a_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder: name a file in it"):
+        list(formats.read(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("content", "good", "reason"),
     [
