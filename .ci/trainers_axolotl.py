@@ -63,7 +63,7 @@ def main(folder: Path) -> None:
             assert learned.startswith(row[answer]), (row, learned)
             shown = fast.decode(found["input_ids"])
             assert row["instruction"] in shown, (row, shown)
-            assert f"Input:\n{row['input']}\n" in shown if row["input"] else "Input:" not in shown, (row, shown)
+            assert f"### Input:\n{row['input']}\n" in shown if row["input"] else "### Input:" not in shown, (row, shown)
         print(f"Axolotl {name}: {len(rows)} rows, all kept")
 
 
