@@ -89,14 +89,14 @@ def _say_written(target: str, report: Report) -> None:
 
 
 def _some_fit(records: Iterable[Record], format: Format) -> None:
-    """Stop before a file is replaced by an empty one: no record of the run fits a format of another kind."""
+    """Stop before a file is replaced by an empty one: no record of the run fits the format or keeps its rules."""
     from selfinstruct.errors import ConfigError, InputError
     from selfinstruct.formats import shape
 
     reason = ""
     for record in records:  # a run may hold several kinds: the comparisons and threads of a tree
         try:
-            shape.split(record, format.kinds)
+            format.rows(shape.split(record, format.kinds))
             return
         except InputError as error:
             reason = reason or str(error)

@@ -72,10 +72,14 @@ def test_stdout_is_data_and_ids_are_kept(run: Path) -> None:
     assert report["labels"]["the line between instruction and input"] == 1
 
 
-def test_a_format_of_another_kind_replaces_nothing(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("preference", "a task can't become a comparison"), ("self-instruct-instructions", "can't hold instances")],
+)
+def test_a_format_that_holds_no_record_replaces_nothing(name: str, reason: str, run: Path, tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("before", encoding="utf-8")
-    with pytest.raises(ConfigError, match="preference: a task can't become a comparison"):
-        exported(run, "--format", "preference", "-o", str(tmp_path / "x.jsonl"))
+    with pytest.raises(ConfigError, match=rf"{name}: .*{reason}"):
+        exported(run, "--format", name, "-o", str(tmp_path / "x.jsonl"))
     assert (tmp_path / "x.jsonl").read_text(encoding="utf-8") == "before"
 
 
