@@ -1,8 +1,12 @@
 # ruff: noqa: T201
-"""Write the files that the trainers are run on: a hundred records of each kind, Chinese and English, with tools."""
+"""Write the files that the trainers are run on: a hundred records of each kind, Chinese and English, with tools.
+
+Where the real samples lie beside the checkout (`../shared/data`), a hundred of each of them too.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -14,6 +18,7 @@ from selfinstruct import formats
 from selfinstruct.values import Comparison, Dialogue, Instance, Message, Record, Response, Task, ToolCall
 
 COUNT = 100
+SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "data"
 SCHEMAS = [
     {
         "name": "multiply",
@@ -83,34 +88,45 @@ def comparisons() -> list[Record]:
     return found
 
 
-def plain_comparisons() -> list[Record]:
-    """Comparisons after a question."""
-    return [record for record in comparisons() if isinstance(record, Comparison) and isinstance(record.prompt, str)]
+def plain_comparisons(records: Sequence[Record]) -> list[Record]:
+    """Return the comparisons after a question."""
+    return [record for record in records if isinstance(record, Comparison) and isinstance(record.prompt, str)]
+
+
+def real(*files: str) -> list[Record]:
+    """Return the first hundred records of each real sample that is here."""
+    paths = [path for file in files if (path := SAMPLES / file).exists()]
+    return [record for path in paths for record in itertools.islice(formats.read(path), COUNT)]
 
 
 def main(folder: Path) -> None:
     """Write everything; a single refused record is a failure."""
+    single = tasks() + real("alpaca_en_demo.json", "alpaca_zh_demo.json")
+    chats = dialogues() + real("alpaca_en_demo.json", "alpaca_zh_demo.json")
+    tools = tool_dialogues() + real("glaive_toolcall_en_demo.json")
+    preferences = comparisons() + real("dpo_zh_demo.json")
+    plain = plain_comparisons(preferences)
     plan: Sequence[tuple[str, str, list[Record]]] = (
-        ("messages", "trl/messages.jsonl", dialogues()),
-        ("messages", "trl/tools.jsonl", tool_dialogues()),
-        ("prompt-completion", "trl/prompt_completion.jsonl", tasks()),
-        ("preference", "trl/preference.jsonl", comparisons()),
-        ("kto", "trl/kto.jsonl", comparisons()),
-        ("messages", "trl/messages.parquet", dialogues()),
-        ("messages", "trl/tools.parquet", tool_dialogues()),
-        ("preference-text", "trl/preference_text.jsonl", plain_comparisons()),
-        ("kto-text", "trl/kto_text.jsonl", plain_comparisons()),
-        ("llama-factory", "llama-factory/alpaca.json", tasks() + dialogues()),
-        ("llama-factory-sharegpt", "llama-factory/tools.json", tool_dialogues()),
-        ("llama-factory-sharegpt", "llama-factory/columns.parquet", tool_dialogues()),
-        ("llama-factory-ranking", "llama-factory/ranking.json", comparisons()),
-        ("llama-factory-kto", "llama-factory/kto.json", comparisons()),
-        ("axolotl", "axolotl/tools.jsonl", tool_dialogues()),
-        ("axolotl-dpo", "axolotl/dpo.jsonl", comparisons()),
-        ("alpaca", "axolotl/alpaca.json", tasks()),
-        ("gpteacher", "axolotl/gpteacher.json", tasks()),
+        ("messages", "trl/messages.jsonl", chats),
+        ("messages", "trl/tools.jsonl", tools),
+        ("prompt-completion", "trl/prompt_completion.jsonl", single),
+        ("preference", "trl/preference.jsonl", preferences),
+        ("kto", "trl/kto.jsonl", preferences),
+        ("messages", "trl/messages.parquet", chats),
+        ("messages", "trl/tools.parquet", tools),
+        ("preference-text", "trl/preference_text.jsonl", plain),
+        ("kto-text", "trl/kto_text.jsonl", plain),
+        ("llama-factory", "llama-factory/alpaca.json", single + dialogues()),
+        ("llama-factory-sharegpt", "llama-factory/tools.json", tools),
+        ("llama-factory-sharegpt", "llama-factory/columns.parquet", tools),
+        ("llama-factory-ranking", "llama-factory/ranking.json", preferences),
+        ("llama-factory-kto", "llama-factory/kto.json", preferences),
+        ("axolotl", "axolotl/tools.jsonl", tools),
+        ("axolotl-dpo", "axolotl/dpo.jsonl", preferences),
+        ("alpaca", "axolotl/alpaca.json", single),
+        ("gpteacher", "axolotl/gpteacher.json", single),
         ("sharegpt", "fastchat/sharegpt.json", dialogues()),
-        ("deepspeed-chat", "deepspeed-chat/sft", dialogues()),
+        ("deepspeed-chat", "deepspeed-chat/sft", chats),
         ("deepspeed-chat", "deepspeed-chat/ranking", comparisons()),
     )
     for name, path, records in plan:
@@ -118,6 +134,7 @@ def main(folder: Path) -> None:
         assert report.written == len(records), (name, report.refused[:3])
         assert not report.refused, report.refused
         print(f"{path}: {report.written} records, {report.rows} rows")
+    print(f"of them real samples: {'yes' if SAMPLES.is_dir() else 'none here'}")
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ def tokenizer(
     return fast
 
 
-def model(size: int) -> LlamaForCausalLM:
-    """Build a model of a few thousand weights for a vocabulary of `size` tokens."""
+def model(size: int, longest: int) -> LlamaForCausalLM:
+    """Build a model of a few thousand weights for a vocabulary of `size` tokens and texts of up to `longest`."""
     torch.manual_seed(0)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -42,6 +42,6 @@ def model(size: int) -> LlamaForCausalLM:
             intermediate_size=32,
             num_hidden_layers=1,
             num_attention_heads=2,
-            max_position_embeddings=1024,
+            max_position_embeddings=longest,
         )
     )

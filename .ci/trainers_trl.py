@@ -14,6 +14,9 @@ from datasets import Dataset, load_dataset
 from trainers_model import model, tokenizer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+LONGEST = 8192
+"""Tokens (bytes) of a row; what is longer TRL cuts, and leaves out when nothing to learn is left."""
+
 
 def step(trainer_class: type, config_class: type, rows: Dataset, name: str) -> None:
     """Train one step; every row must have survived the trainer's own preparation."""
@@ -22,6 +25,7 @@ def step(trainer_class: type, config_class: type, rows: Dataset, name: str) -> N
         config = config_class(
             output_dir=folder,
             max_steps=1,
+            max_length=LONGEST,
             per_device_train_batch_size=2,
             report_to=[],
             use_cpu=True,
@@ -30,8 +34,10 @@ def step(trainer_class: type, config_class: type, rows: Dataset, name: str) -> N
             bf16=False,
         )
         # Without a reference model of its own a preference trainer fetches one by the model's name.
-        more = {} if trainer_class is SFTTrainer else {"ref_model": model(len(fast))}
-        trainer = trainer_class(model=model(len(fast)), args=config, train_dataset=rows, processing_class=fast, **more)
+        more = {} if trainer_class is SFTTrainer else {"ref_model": model(len(fast), LONGEST)}
+        trainer = trainer_class(
+            model=model(len(fast), LONGEST), args=config, train_dataset=rows, processing_class=fast, **more
+        )
         kept = len(trainer.train_dataset)
         assert kept == len(rows), f"{name}: {len(rows)} rows given, {kept} kept"
         loss = trainer.train().training_loss
