@@ -34,9 +34,14 @@ def number(text: str) -> complex:
 
 
 def solutions(text: str) -> list[dict[str, str]]:
-    """Return the solutions as the lines show them."""
+    """Return the solutions of a system as the lines show them."""
     answer = solved(text)
     assert "text" in answer, (text, answer)
+    return shown(answer)
+
+
+def shown(answer: dict[str, Any]) -> list[dict[str, str]]:
+    """Return the solutions of an answer as its lines show them."""
     found: list[dict[str, str]] = []
     for line in answer["text"].splitlines():
         name, _, value = line.partition(" = ")
@@ -136,7 +141,8 @@ def test_polynomials_have_numpys_roots(polynomial: list[int]) -> None:
 @settings(max_examples=120, deadline=None)
 @given(st.integers(-12, 12).filter(bool), st.integers(-12, 12), st.integers(-12, 12))
 def test_quadratics_are_exact(a: int, b: int, c: int) -> None:
-    found = solutions(f"{a}x^2 + {b}x + {c} = 0")
+    answer = solved(f"{a}x^2 + {b}x + {c} = 0")
+    found = shown(answer)
     discriminant = b * b - 4 * a * c
     assert len(found) == (1 if discriminant == 0 else 2)
     for place, each in enumerate(found):
@@ -145,7 +151,6 @@ def test_quadratics_are_exact(a: int, b: int, c: int) -> None:
         if discriminant < 0:
             root = complex(root.real, [-1, 1][place] * abs(root.imag))
         assert cmath.isclose(number(each["x"]), root, rel_tol=1e-12, abs_tol=1e-12)
-    answer = solved(f"{a}x^2 + {b}x + {c} = 0")
     surd = "sqrt" in "".join(answer["values"])
     assert surd == (math.isqrt(abs(discriminant)) ** 2 != abs(discriminant))
     for exact in answer["values"]:  # the exact form, read back, is a root
