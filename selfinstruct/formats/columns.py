@@ -68,14 +68,13 @@ def _free(key: str, value: Any) -> bool:
     return key in FREE_FORM and isinstance(value, dict | list)
 
 
-def cells(value: Any) -> Any:
-    """Return a row with its free-form parts as JSON text."""
+def cells(value: Any, type: Type) -> Any:
+    """Return a value of a type with its free-form parts as JSON text, and null for an object where none has a key."""
+    if type.name == "json" and value is not None:
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, dict):
-        return {
-            key: json.dumps(each, ensure_ascii=False) if _free(key, each) else cells(each)
-            for key, each in value.items()
-        }
-    return [cells(each) for each in value] if isinstance(value, list) else value
+        return {key: cells(each, type.inner[key]) for key, each in value.items()} if type.inner else None
+    return [cells(each, type.inner[""]) for each in value] if isinstance(value, list) else value
 
 
 def merged(one: Type, other: Type, place: str = "") -> Type:
@@ -112,7 +111,8 @@ def table(rows: list[Any], row: Type) -> Any:
     """Return the pyarrow table of rows of an object type."""
     arrow = pyarrow()
     # JSON columns are made of text columns: pyarrow can't build them from Python values.
-    return arrow.Table.from_pylist(list(map(cells, rows)), _schema(row, arrow.string())).cast(schema(row))
+    plain = arrow.Table.from_pylist([cells(each, row) or {} for each in rows], _schema(row, arrow.string()))
+    return plain.cast(schema(row))
 
 
 def schema(row: Type) -> Any:
@@ -130,8 +130,9 @@ def _column(type: Type, json: Any) -> Any:
         return json
     if type.name == "array":
         return arrow.list_(_column(type.inner[""], json))
-    # Parquet has no object without keys.
+    # Parquet has no object without keys. Arrow's null type would do for it and for what is always null, but pyarrow
+    # 26 can't cast a null column in objects in arrays, such as the ranks of a tree.
     if type.name == "object" and type.inner:
         return arrow.struct([(key, _column(each, json)) for key, each in type.inner.items()])
     plain = {"boolean": arrow.bool_, "integer": arrow.int64, "number": arrow.float64, "string": arrow.string}
-    return plain.get(type.name, arrow.null)()
+    return plain.get(type.name, arrow.string)()

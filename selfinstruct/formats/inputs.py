@@ -260,7 +260,7 @@ def _parquet_items(stream: io.BufferedReader) -> Iterator[Item]:
                     for row in batch.to_pylist():
                         place += 1
                         yield Item(place, _bare(row))
-        except (arrow.ArrowException, OSError) as error:
+        except (arrow.ArrowException, OSError, ValueError) as error:  # a column's name is no UTF-8, say
             yield Item(place + 1, fault=f"damaged Parquet file: {error}")
 
 

@@ -181,6 +181,13 @@ def test_a_parquet_file_is_not_kept_in_memory(group: int, tmp_path: Path) -> Non
     assert peak < 0.8 * path.stat().st_size
 
 
+def test_a_parquet_file_whose_columns_names_are_no_text_is_told() -> None:
+    pytest.importorskip("pyarrow")
+    content = (Path(__file__).parent / "golden" / "parquet.parquet").read_bytes()
+    with pytest.raises(InputError, match="damaged Parquet file"):
+        list(formats.read(io.BytesIO(content.replace(b"content", b"\xffontent")), "parquet"))
+
+
 def test_a_missing_file_is_told() -> None:
     with pytest.raises(InputError, match=r"nowhere\.json: No such file"):
         list(formats.read("nowhere.json"))
