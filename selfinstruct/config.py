@@ -225,7 +225,10 @@ class RunConfig(_Section):
     corpus: str | None = Field(None, min_length=1, json_schema_extra=KNOB)
     """Documents that the tool `search` looks through. Their content is in the fingerprint."""
     window: int = Field(128, ge=1, le=100_000)
-    """Draw k samples the task pool as committed by draw k - window, and at most that many run ahead."""
+    """Draw k samples the task pool as committed by draw k - window, and at most that many run ahead.
+
+    With less than eight times the concurrency, very slow answers hold up the others.
+    """
     sampling: SamplingConfig = SamplingConfig()
     novelty: NoveltyConfig = NoveltyConfig()
     filters: dict[str, Annotated[bool | dict[str, Any], BeforeValidator(_filter_change)]] = Field(default_factory=dict)

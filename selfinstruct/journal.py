@@ -1,8 +1,9 @@
 """Ask once: every request is recorded before it leaves, every completion before it is used.
 
 `Journal.complete` answers from the store where it can. Otherwise the request goes through the
-backend's wrappers (retry, rate) to `Journal._send`, the innermost one, which reserves the budget,
-records the send and asks; what comes back through them is made durable.
+backend's wrappers: retry around `metered`, which reserves the budget and records the send, around the
+governor, which lets it wait for its turn, around `watched`, which notes that it leaves. It is recorded before it
+stands in line: no place at the endpoint stays empty while the disk writes. What comes back is made durable.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ _T = TypeVar("_T")
 class _Ticket:
     """One request on its way: for which draw, in which task, under which key.
 
-    `sent` from when it leaves until its answer is in the journal; `send`, `cost` and `seconds` are of the last time.
+    `sent` from when it leaves until its answer is in the journal; `send`, `left`, `cost` and `seconds` are of the
+    last time, `left` on the monotonic clock.
     """
 
     stage: str
@@ -41,6 +43,7 @@ class _Ticket:
     sent: bool = False
     dropped: bool = False
     send: int = 0
+    left: float | None = None
     cost: Decimal | None = None
     seconds: float = 0.0
 
@@ -163,9 +166,13 @@ class Journal:
         """Requests that have left and are not answered."""
         return sum(ticket.sent for ticket in self._tickets.values())
 
-    def metered(self, backend: Backend) -> _Metered:
-        """Wrap the backend that really sends; the other wrappers go around this one."""
-        return _Metered(self, backend)
+    def metered(self, governor: Backend) -> _Wrapped:
+        """Wrap what lets requests wait for their turn: each is reserved and recorded before it stands in line."""
+        return _Wrapped(governor, self._send)
+
+    def watched(self, backend: Backend) -> _Wrapped:
+        """Wrap the backend that really sends."""
+        return _Wrapped(backend, self._leave)
 
     def _refuse_when_closed(self) -> None:
         stop = self._stop or self._pause
@@ -180,13 +187,11 @@ class Journal:
         send = ticket.send = await self._record(ticket, worst, reserved)
         # Whatever ends this without an answer, nobody knows whether it was billed: it stays at its worst case.
         tokens, cost, answered = worst.tokens, reserved, False
-        started = time.monotonic()
         try:
             completion = await backend.complete(request)
             usage = completion.usage
             tokens = usage.prompt_tokens + usage.completion_tokens
             cost = ticket.cost = self.budget.price_of(usage.prompt_tokens, usage.completion_tokens)
-            ticket.seconds = time.monotonic() - started
             answered = True
             return completion
         except BackendError as error:
@@ -196,7 +201,19 @@ class Journal:
             raise
         finally:
             ticket.sent = answered
-            self.budget.settle(worst, reserved, tokens, cost)
+            if ticket.left is None:  # it stood in line when the run closed
+                self.budget.release(worst, reserved)
+                await self.store.withdraw(send)
+            else:
+                self.budget.settle(worst, reserved, tokens, cost)
+
+    async def _leave(self, backend: Backend, request: Request) -> Completion:
+        self._refuse_when_closed()
+        ticket = _current.get()
+        ticket.sent, ticket.left = True, time.monotonic()
+        completion = await backend.complete(request)
+        ticket.seconds = time.monotonic() - ticket.left
+        return completion
 
     async def _record(self, ticket: _Ticket, worst: Worst, reserved: Decimal | None) -> int:
         """Make the send durable and return its id; while that lasts the run may close, and nothing leaves."""
@@ -216,13 +233,14 @@ class Journal:
             ticket.sent = False
             self.budget.release(worst, reserved)
             raise
+        ticket.sent, ticket.left = False, None
         return send
 
 
 @dataclass(slots=True)
-class _Metered:
-    journal: Journal
+class _Wrapped:
     backend: Backend
+    ask: Callable[[Backend, Request], Awaitable[Completion]]
 
     @property
     def name(self) -> str:
@@ -233,7 +251,7 @@ class _Metered:
         return self.backend.capabilities
 
     async def complete(self, request: Request) -> Completion:
-        return await self.journal._send(self.backend, request)
+        return await self.ask(self.backend, request)
 
     async def aclose(self) -> None:
         await self.backend.aclose()

@@ -188,7 +188,7 @@ class Session:
         provider, model = plugins.split_model(config.model)
         backend: Backend = self.backend or await plugins.load("backends", provider)(model, config)
         self.governor = Governed(
-            self.journal.metered(backend),
+            self.journal.watched(backend),
             concurrency=self._concurrency(),
             rpm=config.rpm,
             tpm=config.tpm,
@@ -196,7 +196,10 @@ class Session:
             ramp=4.0 if is_metered(self.plan) else math.inf,
         )
         wrapped: Backend = Retrying(
-            self.governor, attempts=config.backend.attempts, patience=config.backend.patience, notify=self._waiting
+            self.journal.metered(self.governor),
+            attempts=config.backend.attempts,
+            patience=config.backend.patience,
+            notify=self._waiting,
         )
         self.journal.backend = wrapped
         return wrapped

@@ -36,7 +36,7 @@ def journal_of(store: RunStore, backend: Scripted, limits: Limits | None = None,
     spent = store.view.summary()
     budget = Budget(limits or Limits(), None, requests=spent.requests, tokens=spent.spent_tokens)
     journal = Journal(store, budget, backend.name, **options)
-    journal.backend = journal.metered(backend)
+    journal.backend = journal.metered(journal.watched(backend))
     return journal
 
 
@@ -137,7 +137,7 @@ def test_tokens_and_money_are_never_overrun_by_64_at_once(
         backend = Scripted(answer, delay=lambda _: rng.random() * 0.002)
         limits = Limits(tokens=tokens, cost=TEN * cents / 1000)
         journal = Journal(store, Budget(limits, price), backend.name)
-        journal.backend = Retrying(journal.metered(backend), attempts=2, patience=0)
+        journal.backend = Retrying(journal.metered(journal.watched(backend)), attempts=2, patience=0)
         await ask(journal, range(64))
         spent = sum(price.cost(usage.prompt_tokens, usage.completion_tokens) for usage in billed)
         assert sum(usage.prompt_tokens + usage.completion_tokens for usage in billed) <= tokens
@@ -267,7 +267,7 @@ def test_the_next_request_leaves_while_the_disk_writes_an_answer(
 
     async def story(store: RunStore) -> None:
         journal = journal_of(store, backend)
-        journal.backend = Governed(journal.metered(backend), concurrency=1, ramp=math.inf)
+        journal.backend = journal.metered(Governed(journal.watched(backend), concurrency=1, ramp=math.inf))
         await ask(journal, range(3))
 
     monkeypatch.setattr(RunStore, "journal", slow)

@@ -69,7 +69,7 @@ class World:
         self.journal = Journal(
             self.store, Budget(limits, None, requests=spent.requests, tokens=spent.spent_tokens), backend.name, drain
         )
-        self.journal.backend = self.journal.metered(backend)
+        self.journal.backend = self.journal.metered(self.journal.watched(backend))
 
     async def grow(
         self,
