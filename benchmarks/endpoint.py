@@ -168,7 +168,7 @@ async def run(job: Job, backend: Any = None, on_commit: Callable[[int], None] | 
     from selfinstruct.stages import Stage
 
     class Timed(NoveltyIndex):
-        """Takes the CPU time of what the judge asks about one candidate in `TIMED`.
+        """Takes the CPU time of what the judge asks about one candidate in `TIMED`; without a network only.
 
         Reading the clock takes as long as half of an answer: what it costs is left out, and most candidates are
         spared it, or novelty would seem twice as dear and the run slower.
@@ -192,7 +192,7 @@ async def run(job: Job, backend: Any = None, on_commit: Callable[[int], None] | 
             return found
 
     clock_cost = cost_of_the_clock()
-    index = Timed()
+    index: NoveltyIndex = NoveltyIndex() if job.url else Timed()
 
     class Measured(Session):
         """A session whose pool may be full from the start."""
@@ -228,7 +228,6 @@ async def run(job: Job, backend: Any = None, on_commit: Callable[[int], None] | 
         import openai  # noqa: F401  what the client imports when it is made
 
         session = Measured(planned, store, lambda _: None, backend=backend)
-        index.spent, index.candidates = 0.0, 0
         loop_before, clock = time.thread_time(), Clock()
 
         def committed(commit: Any) -> None:
@@ -238,7 +237,7 @@ async def run(job: Job, backend: Any = None, on_commit: Callable[[int], None] | 
 
         with contextlib.suppress(Stopped):
             await session.work(committed)
-        found = clock.read() | {"loop": time.thread_time() - loop_before, "novelty": index.spent}
+        found = clock.read() | {"loop": time.thread_time() - loop_before, "novelty": getattr(index, "spent", 0.0)}
         done = store.view.summary()
     return found | {"requests": done.requests, "records": done.accepted, "candidates": done.candidates}
 

@@ -58,12 +58,13 @@ def label_kinds(pack: LanguagePack) -> Mapping[str, Kind]:
 def labels_in(text: str, pack: LanguagePack) -> list[Label]:
     """Return the labels that start a line of `text`, in the spellings of the pack and of English."""
     lines = text.split("\n")
+    pattern, kinds = _pattern(pack.labels)
     found: list[Label] = []
     above: int | None = None
     for at, line in enumerate(lines):
         if not line.strip():
             continue
-        label = _label(line, at, pack.labels)
+        label = _label(line, at, pattern, kinds)
         if label is not None:
             previous = found[-1] if found else None
             if label.kind == "instruction" and not label.task and above is not None:
@@ -83,14 +84,13 @@ def labels_in(text: str, pack: LanguagePack) -> list[Label]:
     return found
 
 
-def _label(line: str, at: int, labels: Labels) -> Label | None:
+def _label(line: str, at: int, pattern: re.Pattern[str], kinds: Mapping[str, Kind]) -> Label | None:
     head = line[: 2 * _HEAD]
     visible: Sequence[int] = range(len(head))
-    if _INVISIBLE.search(head):
+    if not head.isascii() and _INVISIBLE.search(head):
         visible = [index for index in visible if not _INVISIBLE.match(head[index])]
         head = "".join(head[index] for index in visible)
     stripped = head.lstrip(BLANK)
-    pattern, kinds = _pattern(labels)
     match = pattern.match(stripped[:_HEAD])
     if match is None:
         return None
@@ -116,7 +116,7 @@ def _label(line: str, at: int, labels: Labels) -> Label | None:
         number = number or match["suffix"]
     if not match["colon"] and not match["box"] and (rest or not (number or match["heading"] or opened)):
         return None
-    again = _label(rest, at, labels) if rest else None
+    again = _label(rest, at, pattern, kinds) if rest else None
     if again is not None and again.kind == kind:
         return replace(again, number=int(number) if number else again.number)
     return Label(kind, at, at, int(number) if number else None, rest)

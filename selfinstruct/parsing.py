@@ -35,6 +35,7 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from selfinstruct.errors import ConfigError
 from selfinstruct.labels import BLANK, KINDS, LONE_NUMBER, NUMBERED_TEXT, Kind, Label, label_kinds, labels_in
@@ -470,7 +471,12 @@ def is_no_input(text: str, pack: LanguagePack) -> bool:
     if len(text) > 80:
         return False
     plain = _spelled(text)
-    return plain != "" and plain in {_spelled(known) for known in (*pack.no_input, *_ENGLISH_NO_INPUT)}
+    return plain != "" and plain in _spellings(pack.no_input)
+
+
+@lru_cache(maxsize=64)
+def _spellings(no_input: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(_spelled, (*no_input, *_ENGLISH_NO_INPUT)))
 
 
 def _spelled(text: str) -> str:

@@ -160,8 +160,10 @@ class Request:
 
     def key(self, model: str) -> str:
         """Return the journal's content key: equal keys mean the same question to the same model."""
-        canonical = json.dumps([model, self], default=members, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
-        return "r1-" + hashlib.sha256(canonical.encode()).hexdigest()[:40]
+        return "r1-" + hashlib.sha256(_CANONICAL.encode([model, self]).encode()).hexdigest()[:40]
+
+
+_CANONICAL = json.JSONEncoder(default=members, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)

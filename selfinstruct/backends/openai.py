@@ -107,6 +107,7 @@ class OpenAIBackend:
             timeout=httpx2.Timeout(timeout, connect=connect_timeout),
             http_client=http,
         )
+        self._address = str(self._client.base_url).rstrip("/")
         shown = self._client.base_url.copy_with(userinfo=b"")
         self._base_url = str(shown).rstrip("/")
 
@@ -160,7 +161,7 @@ class OpenAIBackend:
         """Send one request; return whatever answer came.
 
         The low-level call of the SDK ("undocumented endpoints" in its README) leaves building and
-        reading JSON to us, at three quarters of the processor time.
+        reading JSON to us, at three quarters of the processor time. A whole address is not put together anew.
         """
         import httpx2
         import openai
@@ -168,7 +169,10 @@ class OpenAIBackend:
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._client.post(
-                    path, cast_to=httpx2.Response, body=body, options={"security": {"bearer_auth": True}}
+                    self._address + path,
+                    cast_to=httpx2.Response,
+                    body=body,
+                    options={"security": {"bearer_auth": True}},
                 )
         except openai.APIStatusError as error:
             return error.response

@@ -54,10 +54,8 @@ def _of_language(name: str, pack: LanguagePack, judge: Callable[[_Said], Verdict
 
     def check(candidate: Candidate) -> Rejection | None:
         for said in _said(candidate.record):
-            if said.asked and pack.other_language.find(said.asked):
-                continue
             verdict = judge(said)
-            if verdict is not None:
+            if verdict is not None and not (said.asked and pack.other_language.find(said.asked)):
                 reason, measured = verdict
                 return Rejection(name, reason, {"field": said.field, **measured})
         return None
@@ -86,8 +84,11 @@ def language_script(
     opinion.
     """
     telling = telling_scripts(pack.scripts)
+    latin = "Latn" in own_scripts(pack.scripts) and not telling
 
     def judge(said: _Said) -> Verdict:
+        if latin and said.text.isascii():
+            return None  # all of its letters are the pack's
         text = prose(said.text)
         counted = script_counts(text)
         if not counted:

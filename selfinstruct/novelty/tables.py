@@ -104,9 +104,9 @@ def compiled(function: _F) -> _F:
     """
     function.__qualname__ = f"{function.__name__}_{_DIGEST}"
     try:
-        return cast(_F, njit(cache=True, nogil=True)(function))
+        return cast(_F, njit(cache=True)(function))
     except RuntimeError:
-        return cast(_F, njit(nogil=True)(function))
+        return cast(_F, njit()(function))
 
 
 def _ctpop(_context: Any, word: Any) -> Any:

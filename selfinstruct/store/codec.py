@@ -147,16 +147,21 @@ def compact(request: Request) -> dict[str, Any]:
 def dumps(value: Any) -> str:
     """Return JSON that SQLite can hold; one of our values becomes an object of its fields."""
     # Lone surrogates (cut emoji) can't be stored as UTF-8; they are kept as escapes.
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_object)
+    text = _READABLE.encode(value)
     try:
         text.encode()
     except UnicodeEncodeError:
-        text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), default=_object)
+        text = _ESCAPED.encode(value)
     return text
 
 
 def _object(value: object) -> object:
     return members(value) if is_dataclass(value) else str(value)
+
+
+_READABLE, _ESCAPED = (
+    json.JSONEncoder(ensure_ascii=escaped, separators=(",", ":"), default=_object) for escaped in (False, True)
+)
 
 
 def plain(text: str) -> str:
