@@ -278,6 +278,33 @@ def test_the_next_request_leaves_while_the_disk_writes_an_answer(
     assert waiting == [1, 2, 3], "one at a time was asked, though all before the first answer was written"
 
 
+def test_who_stands_in_line_is_on_record_and_is_struck_off_when_the_run_closes(tmp_path: Path) -> None:
+    def on_record(store: RunStore) -> int:
+        ((count,),) = store.view._rows("SELECT count(*) FROM sends WHERE state = 'open'")
+        return int(count)
+
+    async def story(store: RunStore) -> list[Completion | BaseException]:
+        journal = journal_of(store, backend)
+        governor = Governed(journal.watched(backend), concurrency=1, ramp=math.inf)
+        journal.backend = journal.metered(governor)
+        asking = asyncio.create_task(ask(journal, range(5)))
+        for _ in iter(lambda: governor.waiting, 4):
+            await asyncio.sleep(0.001)
+        assert (len(backend.asked), on_record(store), journal.in_flight) == (1, 5, 1)
+        journal.close(Interrupted("enough"))
+        results = await asking
+        assert (journal.budget.requests, journal.budget.tokens) == (1, 12)
+        return results
+
+    backend = Scripted(lambda _: Completion("fine", "stop", Usage(10, 2)), delay=lambda _: 0.3)
+    with create(tmp_path / "r") as store:
+        answered, *others = asyncio.run(story(store))
+        assert isinstance(answered, Completion)
+        assert [type(other) for other in others] == [Interrupted] * 4
+        summary = balanced(store)
+        assert (summary.requests, summary.completions, summary.lost) == (1, 1, 0)
+
+
 def test_a_claim_of_absurd_usage_is_kept_and_loses_nothing(tmp_path: Path) -> None:
     absurd = Completion("fine", "stop", Usage(10**30, 2**70))
     with create(tmp_path / "r") as store:
