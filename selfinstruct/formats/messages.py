@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from selfinstruct.errors import InputError
 from selfinstruct.formats import alpaca
 from selfinstruct.formats.format import Format, Row, fields, has, kind, text
-from selfinstruct.formats.shape import user_text
+from selfinstruct.formats.shape import dialogues, user_text
 from selfinstruct.formats.turns import checked
 from selfinstruct.values import Dialogue, Instance, Message, Record, Role, Task, ToolCall
 
@@ -190,8 +191,10 @@ def _decode_completion(row: Row) -> list[Record]:
     if isinstance(row.get("prompt"), list):
         system, asked = read_messages(row["prompt"])
         _, answered = read_messages(row.get("completion"))
-        return [Dialogue(asked + answered, system, extra=_tools(row))]
-    return [Task(text(row, "prompt"), (Instance("", text(row, "completion")),))]
+        return [Dialogue(asked + answered, system or text(row, "system", ""), extra=_tools(row))]
+    task = Task(text(row, "prompt"), (Instance("", text(row, "completion")),))
+    system = text(row, "system", "")
+    return [replace(dialogues(task)[0], system=system)] if system else [task]
 
 
 def _encode_completion(record: Task | Dialogue) -> list[Row]:
@@ -292,7 +295,7 @@ FORMATS = (
         source="trl docs/source/dataset_formats.md (prompt-completion)",
         layout="jsonl",
         kinds=frozenset({Task, Dialogue}),
-        keys=(*message_keys("prompt"), *message_keys("completion"), "tools"),
+        keys=(*message_keys("prompt"), *message_keys("completion"), "tools", "system"),
         decode=_decode_completion,
         encode=_encode_completion,
         matches=lambda row: 2 * (has(row, "prompt", "completion") and not has(row, "label")),

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from selfinstruct.errors import InputError
-from selfinstruct.formats.format import Format, Row, boolean, fields, has, strings
+from selfinstruct.formats.format import Format, Row, boolean, fields, has, strings, text
 from selfinstruct.formats.messages import message_keys, message_list, message_rows, read_messages
 from selfinstruct.formats.shape import pairs, plain_prompt, prompt_dialogue, rated, said, tiers, two
 from selfinstruct.formats.turns import checked
@@ -35,11 +36,12 @@ def _plain(prompt: str | Dialogue) -> str:
     return prompt
 
 
-def _read_prompt(value: Any) -> str | Dialogue:
+def _read_prompt(value: Any, column: str) -> str | Dialogue:
+    """Read a prompt, text or messages; `column` is the system prompt that some files have beside it."""
     if isinstance(value, str):
-        return value
+        return plain_prompt(replace(prompt_dialogue(value), system=column))
     system, messages = read_messages(value)
-    return plain_prompt(Dialogue(messages, system))
+    return plain_prompt(Dialogue(messages, system or column))
 
 
 def _read_answer(value: Any, key: str) -> str:
@@ -55,15 +57,15 @@ def _read_answer(value: Any, key: str) -> str:
 
 def _decode_preference(row: Row) -> list[Record]:
     row = fields(row)
-    chosen, rejected = row.get("chosen"), row.get("rejected")
+    chosen, rejected, system = row.get("chosen"), row.get("rejected"), text(row, "system", "")
     if row.get("prompt") is not None:
-        prompt = _read_prompt(row["prompt"])
+        prompt = _read_prompt(row["prompt"], system)
     elif isinstance(chosen, list) and isinstance(rejected, list):
         # An implicit prompt is what both share; the answers are what is left.
         shared = 0
         while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
             shared += 1
-        prompt, chosen, rejected = _read_prompt(chosen[:shared]), chosen[shared:], rejected[shared:]
+        prompt, chosen, rejected = _read_prompt(chosen[:shared], system), chosen[shared:], rejected[shared:]
     else:
         prompt = ""
     responses = two(_read_answer(chosen, "chosen"), _read_answer(rejected, "rejected"))
@@ -98,7 +100,7 @@ def labelled(comparison: Comparison) -> list[tuple[Response, bool]]:
 def _decode_kto(row: Row) -> list[Record]:
     row = fields(row)
     response = rated(_read_answer(row.get("completion"), "completion"), boolean(row, "label"))
-    return [Comparison(_read_prompt(row.get("prompt")), (response,))]
+    return [Comparison(_read_prompt(row.get("prompt"), text(row, "system", "")), (response,))]
 
 
 def _encode_kto(comparison: Comparison) -> list[Row]:
@@ -137,7 +139,7 @@ def _decode_axolotl_dpo(row: Row) -> list[Record]:
     if isinstance(row.get("messages"), str):
         raise InputError('"messages" must be an array of messages')
     responses = two(_read_answer(row.get("chosen"), "chosen"), _read_answer(row.get("rejected"), "rejected"))
-    return [Comparison(_read_prompt(row.get("messages")), responses)]
+    return [Comparison(_read_prompt(row.get("messages"), text(row, "system", "")), responses)]
 
 
 def _encode_axolotl_dpo(comparison: Comparison) -> list[Row]:
@@ -148,8 +150,8 @@ def _encode_axolotl_dpo(comparison: Comparison) -> list[Row]:
     ]
 
 
-_PAIR_KEYS = (*message_keys("prompt"), *message_keys("chosen"), *message_keys("rejected"))
-_LABEL_KEYS = (*message_keys("prompt"), *message_keys("completion"), "label")
+_PAIR_KEYS = (*message_keys("prompt"), *message_keys("chosen"), *message_keys("rejected"), "system")
+_LABEL_KEYS = (*message_keys("prompt"), *message_keys("completion"), "label", "system")
 _BETTER = Comparison("Name a planet.", two("Mars.", "The Sun."))
 _GOOD = Comparison("Name a planet.", (Response("Mars.", score=1.0),))
 FORMATS = (
@@ -217,7 +219,7 @@ FORMATS = (
         source="axolotl docs/dataset-formats, prompt_strategies/dpo/chat_template.py",
         layout="jsonl",
         kinds=frozenset({Comparison}),
-        keys=(*message_keys("messages"), *message_keys("chosen"), *message_keys("rejected")),
+        keys=(*message_keys("messages"), *message_keys("chosen"), *message_keys("rejected"), "system"),
         decode=_decode_axolotl_dpo,
         encode=_encode_axolotl_dpo,
         matches=lambda row: 4 * (message_list(row, "messages") and has(row, "chosen", "rejected")),

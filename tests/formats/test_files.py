@@ -275,6 +275,22 @@ def test_variants_in_the_wild(name: str, row: Any, expected: Record) -> None:
             chat("a", "b", system="s"),
         ),
         (
+            "preference",
+            {"system": "s", "prompt": "q", "chosen": "a", "rejected": "b"},
+            Comparison(Dialogue((Message("user", "q"),), "s"), (Response("a", rank=0), Response("b", rank=1))),
+        ),
+        (
+            "kto",
+            {"system": "s", "prompt": "q", "completion": "a", "label": True},
+            Comparison(Dialogue((Message("user", "q"),), "s"), (Response("a", score=1.0),)),
+        ),
+        (
+            "axolotl-dpo",
+            {"system": "s", "messages": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": "b"},
+            Comparison(Dialogue((Message("user", "q"),), "s"), (Response("a", rank=0), Response("b", rank=1))),
+        ),
+        ("prompt-completion", {"system": "s", "prompt": "q", "completion": "a"}, chat("q", "a", system="s")),
+        (
             "colossalai",
             {"messages": [{"from": "human", "content": "a"}, {"from": "assistant", "content": "b"}]},
             chat("a", "b"),
