@@ -12,7 +12,7 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from selfinstruct.novelty import kernels, tables
+from selfinstruct.novelty import kernels, kernels_nearest, kernels_top, tables
 from selfinstruct.novelty.engine import SHORT, Hit, Threshold, best_first, cells_by_score, mean_score, score
 from selfinstruct.novelty.tables import ENTRIES, FREQUENCY, LENGTH, LONGS, WANTED, Tables
 
@@ -70,10 +70,10 @@ class NumbaEngine:
         if not limit:
             return None
         ids = self._query(query)  # before the handle is looked up: it may make the tables larger
-        found = kernels.nearest(self._handle, ids, limit, self._best)
+        found = kernels_nearest.nearest(self._handle, ids, limit, self._best)
         if token := int(self._t.used[WANTED]):
             self._hold(tables.with_rows(self._t, self._masks, self._bits + 1))
-            kernels.fill_bits(self._handle, token, self._bits)
+            kernels_nearest.fill_bits(self._handle, token, self._bits)
             self._bits += 1
         return self._best_hit(len(query)) if found else (0, 0.0)
 
@@ -83,7 +83,7 @@ class NumbaEngine:
         self._give_masks(ids)
         # Some k of each cell, and as many cells as hold k entries, or are as good as the last of these.
         slots, lcs = np.empty((2, k * (k + SHORT + 1) + int(self._t.used[LONGS])), np.int64)
-        count = kernels.top(self._handle, ids, k, limit, cells_by_score(m), slots, lcs)
+        count = kernels_top.top(self._handle, ids, k, limit, cells_by_score(m), slots, lcs)
         mean = mean_score(self._t.totals, m, limit)
         self._t.totals[:] = 0
         found = slots[:count]
@@ -123,9 +123,9 @@ class NumbaEngine:
 
     def _give_masks(self, ids: _Ints) -> None:
         """Give the query's frequent tokens a row of masks each."""
-        while token := kernels.without_masks(self._handle, ids, _DENSE):
+        while token := kernels_top.without_masks(self._handle, ids, _DENSE):
             self._hold(tables.with_rows(self._t, self._masks + 1, self._bits))
-            kernels.fill_masks(self._handle, token, self._masks)
+            kernels_top.fill_masks(self._handle, token, self._masks)
             self._masks += 1
 
     def _query(self, query: Sequence[int]) -> _Ints:

@@ -1,4 +1,4 @@
-"""The questions of the numba engine, compiled: the same mathematics as the numpy engine, in loops."""
+"""The decision, compiled: every entry above a threshold. The same mathematics as the numpy engine, in loops."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy.typing as npt
 from selfinstruct.novelty.engine import SHORT
 from selfinstruct.novelty.tables import (
     AFTER,
-    BITS,
     BUCKETS,
     ENTRIES,
     FILL,
@@ -19,13 +18,11 @@ from selfinstruct.novelty.tables import (
     LENGTH,
     LOCAL,
     LONGS,
-    MASKS,
     ONE,
     OTHER,
     SHORT_BUCKETS,
     START,
     TOP,
-    WANTED,
     WHERE,
     Handle,
     Tables,
@@ -35,7 +32,6 @@ from selfinstruct.novelty.tables import (
     fits,
     i64,
     popcount,
-    u8,
     u32,
     u64,
 )
@@ -45,14 +41,9 @@ _Ints = npt.NDArray[np.int32]
 _Longs = npt.NDArray[np.int64]
 _Words = npt.NDArray[np.uint64]
 
-QUEUE = 64
-"""So many entries are fetched together before they are measured."""
-BITS_SHARE, BITS_FROM = 256, 16_384
-"""A token in more than 1/256 of the entries gets a row of bits, in a pool of that many: fewer are gathered as fast."""
-
 
 @compiled
-def _prepare(t: Tables, query: _Ints) -> int:
+def prepare(t: Tables, query: _Ints) -> int:
     """Set the pattern masks of the query's tokens; return their number of words per token."""
     m = len(query)
     words = (m + 63) >> 6
@@ -72,14 +63,15 @@ def _prepare(t: Tables, query: _Ints) -> int:
 
 
 @compiled
-def _release(t: Tables, query: _Ints) -> None:
+def release(t: Tables, query: _Ints) -> None:
+    """Undo `prepare`."""
     for token in query:
         t.token[token, LOCAL] = 0
         t.hint[token & (HINTS - 1)] = 0
 
 
 @compiled
-def _lcs(
+def lcs_of(
     hint: _Bytes, token: _Ints, pattern: _Words, vector: _Words, words: int, ids: _Ints, begin: int, n: int
 ) -> int:
     """Return L of the prepared query and an entry: bit-parallel, with carries between words (Hyyro 2004).
@@ -147,7 +139,7 @@ def above(
     """
     t = handle.tables
     m = len(query)
-    words = _prepare(t, query)
+    words = prepare(t, query)
     hint, tokens, pattern, vector, ids = t.hint, t.token, t.pattern, t.vector, t.ids
     entry, posting, queue, seen, need = t.entry, t.posting, t.queue, t.seen, t.need
     count = touched = known = 0
@@ -210,7 +202,7 @@ def above(
                     n = entry[slot, LENGTH]
                     if i64(popcount(u64(entry[slot, OTHER]) & other)) + slack2 < need[n]:
                         continue
-                    lcs = _lcs(hint, tokens, pattern, vector, words, ids, entry[slot, START], n)
+                    lcs = lcs_of(hint, tokens, pattern, vector, words, ids, entry[slot, START], n)
                     if lcs >= need[n]:
                         _record(entry, m, slot, lcs, count, best, slots, lengths)
                         count += 1
@@ -220,204 +212,8 @@ def above(
 
     if t.used[LONGS]:
         count = _long(t, query, words, num, den, limit, count, best, slots, lengths)
-    _release(t, query)
+    release(t, query)
     return count
-
-
-@compiled
-def nearest(handle: Handle, query: _Ints, limit: int, best: _Longs) -> bool:
-    """Write slot, L and length of the best entry into `best`; return whether any shares a token.
-
-    L is at most the number of positions of the query whose token the entry has. So entries are measured by falling
-    number, and of those with the same number only those short enough to be as good as the best so far.
-    """
-    t = handle.tables
-    m = len(query)
-    words = _prepare(t, query)
-    entry, queue = t.entry, t.queue
-    blocks = (limit + 63) >> 6
-    bits = _count_matches(t, query, words, limit, blocks)
-    level = t.plane[0, :blocks]
-    best[0], best[1], best[2] = 0, 0, 0
-    for matches in range(_highest(t.plane, bits, blocks), 0, -1):
-        longest = SHORT + 1
-        if best[1] > 0:
-            if matches * (m + best[2]) < best[1] * (m + matches):
-                break  # not even an entry of just these tokens is as good
-            longest = min(longest, matches * (m + best[2]) // best[1] - m)
-        if not _level(t.plane, bits, matches, t.shorter[longest, :blocks], level):
-            continue
-        waiting = 0
-        for block in range(blocks):
-            word = level[block]
-            while word:
-                slot = (block << 6) + i64(popcount((word & (~word + u64(1))) - u64(1)))
-                word &= word - u64(1)
-                if slot >= limit:
-                    break
-                queue[waiting] = slot
-                waiting += 1
-                if waiting == QUEUE:
-                    _measure(
-                        t.hint, t.token, t.pattern, t.vector, words, t.ids, entry, m, matches, queue, waiting, best
-                    )
-                    waiting = 0
-        _measure(t.hint, t.token, t.pattern, t.vector, words, t.ids, entry, m, matches, queue, waiting, best)
-    _release(t, query)
-    return bool(best[1] > 0)
-
-
-@compiled
-def _measure(
-    hint: _Bytes, token: _Ints, pattern: _Words, vector: _Words, words: int, ids: _Ints, entry: _Longs,
-    m: int, matches: int, queue: _Longs, waiting: int, best: _Longs,
-) -> None:  # fmt: skip
-    """Measure the entries in the queue that can be better than the best.
-
-    All are fetched before the first is measured: the processor waits for one after another only when it can't tell
-    which comes next.
-    """
-    fetched = 0
-    for k in range(waiting):
-        fetched |= ids[entry[queue[k], START]]
-    if fetched < 0:
-        return  # ids are positive; without this the compiler would leave the fetching out
-    for k in range(waiting):
-        slot = queue[k]
-        n = entry[slot, LENGTH]
-        bound, reached = matches * (m + best[2]), best[1] * (m + n)
-        if bound < reached or (bound == reached and slot > best[0]):
-            continue
-        lcs = _lcs(hint, token, pattern, vector, words, ids, entry[slot, START], n)
-        found = lcs * (m + best[2])
-        if found > reached or (found == reached and slot < best[0]):
-            best[0], best[1], best[2] = slot, lcs, n
-
-
-@compiled
-def _count_matches(t: Tables, query: _Ints, words: int, limit: int, blocks: int) -> int:
-    """Count for each entry the positions of the query whose token it has; return the number of bits of the counts.
-
-    Bit k of the counts of a block of 64 entries is one word of `plane[1 + k]`: adding one to any of them
-    takes a few instructions. A token's second position counts for entries that have it twice, and so on,
-    unless the query is short: there it is rare, and the row of bits is at hand.
-    """
-    m = len(query)
-    bits = 3
-    while m >> bits:
-        bits += 1
-    plane = t.plane
-    plane[1 : 1 + bits, :blocks] = u64(0)
-    low, middle, high = plane[1, :blocks], plane[2, :blocks], plane[3, :blocks]
-    carry, gathered = plane[0, :blocks], plane[1 + bits, :blocks]
-    t.used[WANTED] = 0
-    for i in range(m):
-        token = query[i]
-        frequency, row = t.token[token, FREQUENCY], t.token[token, BITS]
-        if frequency == 0:
-            continue
-        times = 1 if m <= SHORT else _times(t.pattern, t.token[token, LOCAL], words, i)
-        if row > 0 and times == 1:
-            some = _add_three(low, middle, high, t.bits[row - 1, :blocks], carry)
-        else:
-            gathered[:] = u64(0)
-            _gather(t, token, times, limit, gathered)
-            if row == 0 and frequency * BITS_SHARE > max(t.used[ENTRIES], BITS_FROM):
-                t.used[WANTED] = token
-            some = _add_three(low, middle, high, gathered, carry)
-        k = 4
-        while some:
-            some = _add(plane[k, :blocks], carry)
-            k += 1
-    return bits
-
-
-@compiled
-def _times(pattern: _Words, at: int, words: int, i: int) -> int:
-    """Return how often the token of position i stands in the query up to there."""
-    times = i64(popcount(pattern[at * words + (i >> 6)] << u64(63 - (i & 63))))
-    for w in range(i >> 6):
-        times += i64(popcount(pattern[at * words + w]))
-    return times
-
-
-@compiled
-def _gather(t: Tables, token: int, times: int, limit: int, bits: _Words) -> None:
-    """Set the bits of the entries below `limit` that have the token so many times."""
-    for bucket in range(BUCKETS):
-        chunk = t.chain[token * BUCKETS + bucket, HEAD]
-        while chunk:
-            begin = t.chunk[chunk, FIRST]
-            for p in range(begin, begin + t.chunk[chunk, FILL]):
-                where = t.posting[p, WHERE]
-                slot = i64(where >> u64(32))
-                if slot >= limit:
-                    break
-                held = i64(popcount(u32(where))) if bucket < SHORT_BUCKETS else i64(u32(where))
-                if held >= times:
-                    bits[slot >> 6] |= u64(1) << u64(slot & 63)
-            chunk = t.chunk[chunk, AFTER]
-
-
-@compiled
-def _add_three(low: _Words, middle: _Words, high: _Words, bits: _Words, carry: _Words) -> bool:
-    """Add bits to three planes at once, leave what is carried to the next in `carry`; tell whether there is any."""
-    some = u64(0)
-    for block in range(len(bits)):
-        one = low[block] & bits[block]
-        two = middle[block] & one
-        four = high[block] & two
-        low[block] ^= bits[block]
-        middle[block] ^= one
-        high[block] ^= two
-        carry[block] = four
-        some |= four
-    return bool(some)
-
-
-@compiled
-def _add(plane: _Words, carry: _Words) -> bool:
-    """Add bits to a plane, leave what is carried to the next one in `carry`; tell whether there is any."""
-    some = u64(0)
-    for block in range(len(plane)):
-        both = plane[block] & carry[block]
-        plane[block] ^= carry[block]
-        carry[block] = both
-        some |= both
-    return bool(some)
-
-
-@compiled
-def _highest(plane: _Words, bits: int, blocks: int) -> int:
-    """Return the highest of the counts."""
-    highest = 0
-    among, with_bit = plane[0, :blocks], np.empty(blocks, np.uint64)
-    among[:] = u64(0xFFFFFFFFFFFFFFFF)
-    for k in range(bits - 1, -1, -1):
-        row = plane[1 + k]
-        some = u64(0)
-        for block in range(blocks):
-            with_bit[block] = among[block] & row[block]
-            some |= with_bit[block]
-        if some:
-            highest |= 1 << k
-            among[:] = with_bit
-    return highest
-
-
-@compiled
-def _level(plane: _Words, bits: int, count: int, among: _Words, level: _Words) -> bool:
-    """Write into `level` which of the entries `among` have exactly that count; tell whether any has."""
-    level[:] = among
-    some = u64(0)
-    for k in range(bits):
-        flip = u64(0) if (count >> k) & 1 else u64(0xFFFFFFFFFFFFFFFF)
-        row = plane[1 + k]
-        for block in range(len(level)):
-            level[block] &= row[block] ^ flip
-    for block in range(len(level)):
-        some |= level[block]
-    return bool(some)
 
 
 @compiled
@@ -435,7 +231,7 @@ def _long(
         need = num * (m + n) // (2 * den) + 1
         if overlap < need:
             continue
-        lcs = _lcs(t.hint, t.token, t.pattern, t.vector, words, t.ids, t.entry[slot, START], n)
+        lcs = lcs_of(t.hint, t.token, t.pattern, t.vector, words, t.ids, t.entry[slot, START], n)
         if lcs >= need:
             _record(t.entry, m, slot, lcs, count, best, slots, lengths)
             count += 1
@@ -522,174 +318,3 @@ def offer_many(handle: Handle, flat: _Ints, ends: _Longs, begin: int, num: int, 
             results[i, 0] = -1
             append(t, entry)
     return len(ends)
-
-
-@compiled
-def without_masks(handle: Handle, query: _Ints, share: int) -> int:
-    """Return a token of the query that is in more than 1/share of the entries and has no row of masks, or 0."""
-    t = handle.tables
-    for token in query:
-        if t.token[token, FREQUENCY] * share > max(t.used[ENTRIES], 1024) and t.token[token, MASKS] == 0:
-            return i64(token)
-    return 0
-
-
-@compiled
-def fill_masks(handle: Handle, token: int, row: int) -> None:
-    """Give a frequent token one mask per entry."""
-    t = handle.tables
-    t.token[token, MASKS] = row + 1
-    for bucket in range(SHORT_BUCKETS):
-        chunk = t.chain[token * BUCKETS + bucket, HEAD]
-        while chunk:
-            begin = t.chunk[chunk, FIRST]
-            for p in range(begin, begin + t.chunk[chunk, FILL]):
-                t.dense[row, t.posting[p, WHERE] >> u64(32)] = u32(t.posting[p, WHERE])
-            chunk = t.chunk[chunk, AFTER]
-
-
-@compiled
-def fill_bits(handle: Handle, token: int, row: int) -> None:
-    """Give a frequent token one bit per entry."""
-    t = handle.tables
-    t.token[token, BITS] = row + 1
-    _gather(t, token, 1, t.used[ENTRIES], t.bits[row])
-
-
-@compiled
-def top(handle: Handle, query: _Ints, k: int, limit: int, by_score: _Longs, slots: _Longs, lengths: _Longs) -> int:
-    """Find the k best entries, with all that are as good as the last of them, in no order.
-
-    `by_score` has the cells n * 33 + L of short entries by falling score. Writes slots and their L, and adds up
-    the L of all entries by their length in `totals`. Returns the number of finds, which may be more than fit.
-    """
-    t = handle.tables
-    m = len(query)
-    _every_lcs(t, query, limit)
-    cells = t.cells
-    _count_cells(t.row33[:limit], t.lcs[:limit], cells)
-    for n in range(SHORT + 1):
-        for lcs in range(SHORT + 1):
-            t.totals[n] += lcs * cells[0, n * (SHORT + 1) + lcs]
-    found, last = i64(0), i64(0)  # entries found, and the last cell wanted
-    least = u8(255)
-    for cell in by_score:
-        size = cells[0, cell]
-        if size == 0:
-            continue
-        n, lcs = cell // (SHORT + 1), cell % (SHORT + 1)
-        if found >= k and lcs * (m + last // (SHORT + 1)) < (last % (SHORT + 1)) * (m + n):
-            break
-        cells[1, cell] = min(size, k)
-        found += size
-        last = cell
-        least = min(least, u8(lcs))
-    count = 0
-    if found:
-        count = _collect(t.row33[:limit], t.lcs[:limit], cells[1], least, slots, lengths)
-    cells[:2] = 0
-    if t.used[LONGS]:
-        words = _prepare(t, query)
-        for at in range(t.used[LONGS]):
-            slot = i64(t.longs[at])
-            if slot >= limit:
-                break
-            n = t.entry[slot, LENGTH]
-            lcs = _lcs(t.hint, t.token, t.pattern, t.vector, words, t.ids, t.entry[slot, START], n)
-            t.totals[n] += lcs
-            if found < k or lcs * (m + last // (SHORT + 1)) >= (last % (SHORT + 1)) * (m + n):
-                if count < len(slots):
-                    slots[count] = slot
-                    lengths[count] = lcs
-                count += 1
-        _release(t, query)
-    return count
-
-
-@compiled
-def _every_lcs(t: Tables, query: _Ints, limit: int) -> None:
-    """Write L of every short entry into `lcs`.
-
-    Entries are the patterns: V = (V + (V & M)) | (V & ~M) for all of them in step with the query.
-    """
-    v = t.state[:limit]
-    v[:] = u32(0xFFFFFFFF)
-    for token in query:
-        if t.token[token, MASKS] > 0:
-            _step(v, t.dense[t.token[token, MASKS] - 1, :limit])
-            continue
-        for bucket in range(SHORT_BUCKETS):
-            chunk = t.chain[token * BUCKETS + bucket, HEAD]
-            while chunk:
-                begin = t.chunk[chunk, FIRST]
-                for p in range(begin, begin + t.chunk[chunk, FILL]):
-                    where = t.posting[p, WHERE]
-                    slot = i64(where >> u64(32))
-                    if slot >= limit:
-                        break
-                    before = v[slot]
-                    matched = before & u32(where)
-                    v[slot] = u32(u32(before + matched) | u32(before ^ matched))
-                chunk = t.chunk[chunk, AFTER]
-    _finish(v, t.lcs[:limit])
-
-
-@compiled
-def _step(v: npt.NDArray[np.uint32], masks: npt.NDArray[np.uint32]) -> None:
-    for i in range(len(v)):
-        matched = v[i] & masks[i]
-        v[i] = u32(u32(v[i] + matched) | u32(v[i] ^ matched))
-
-
-@compiled
-def _finish(v: npt.NDArray[np.uint32], lcs: _Bytes) -> None:
-    for i in range(len(v)):
-        lcs[i] = u8(popcount(u32(~v[i])))
-
-
-@compiled
-def _count_cells(row33: npt.NDArray[np.uint16], lcs: _Bytes, cells: _Ints) -> None:
-    """Count the short entries by (n, L) into `cells[0]`, in turns: equal neighbours would wait for each other."""
-    whole = len(lcs) & ~3
-    for slot in range(0, whole, 4):
-        cells[0, row33[slot] + lcs[slot]] += 1
-        cells[1, row33[slot + 1] + lcs[slot + 1]] += 1
-        cells[2, row33[slot + 2] + lcs[slot + 2]] += 1
-        cells[3, row33[slot + 3] + lcs[slot + 3]] += 1
-    for slot in range(whole, len(lcs)):
-        cells[0, row33[slot] + lcs[slot]] += 1
-    for cell in range(cells.shape[1]):
-        cells[0, cell] += cells[1, cell] + cells[2, cell] + cells[3, cell]
-        cells[1, cell] = cells[2, cell] = cells[3, cell] = 0
-
-
-@compiled
-def _reaches(lcs: _Bytes, least: int) -> bool:
-    """Tell whether any L is that high; without a branch it becomes a few vector instructions."""
-    some = u8(0)
-    for slot in range(len(lcs)):
-        some |= u8(lcs[slot] >= least)
-    return bool(some)
-
-
-@compiled
-def _collect(
-    row33: npt.NDArray[np.uint16], lcs: _Bytes, wanted: _Ints, least: int, slots: _Longs, lengths: _Longs
-) -> int:
-    """Write the first slots of each wanted cell (`wanted[cell]` counts down); return how many."""
-    count = 0
-    bar = u8(least)
-    for block in range(0, len(lcs), 64):
-        if not _reaches(lcs[block : block + 64], bar):
-            continue
-        for slot in range(block, min(block + 64, len(lcs))):
-            if lcs[slot] < bar:
-                continue
-            cell = row33[slot] + lcs[slot]
-            if wanted[cell] > 0:
-                wanted[cell] -= 1
-                if count < len(slots):
-                    slots[count] = slot
-                    lengths[count] = lcs[slot]
-                count += 1
-    return count

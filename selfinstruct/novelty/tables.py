@@ -89,8 +89,9 @@ class Tables(NamedTuple):
 
 def _digest() -> str:
     """Return a digest of the sources that compiled code is made of."""
-    sources = [Path(__file__).with_name(name).read_bytes() for name in ("engine.py", "tables.py", "kernels.py")]
-    return hashlib.sha256(b"".join(sources)).hexdigest()[:12]
+    here = Path(__file__)
+    sources = [here.with_name("engine.py"), here, *sorted(here.parent.glob("kernels*.py"))]
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
 
 
 _DIGEST = _digest()
