@@ -55,18 +55,8 @@ def test_the_first_minute(undisturbed: tuple[Path, list[tuple[str, str]]], tmp_p
 def test_killed_and_resumed_it_gives_the_same_records(
     undisturbed: tuple[Path, list[tuple[str, str]]], tmp_path: Path
 ) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "selfinstruct",
-        "run",
-        "alpaca",
-        "-q",
-        "-n",
-        str(TARGET),
-        "-o",
-        str(tmp_path / "r"),
-    ]
+    options = ["-q", "-n", str(TARGET), "-o", str(tmp_path / "r"), "--concurrency", "2"]
+    command = [sys.executable, "-m", "selfinstruct", "run", "alpaca", *options]
     for _ in range(2):
         process = subprocess.Popen(command, stderr=subprocess.PIPE)
         completions, deadline = _completions(tmp_path / "r"), time.monotonic() + 120
@@ -111,7 +101,8 @@ def test_a_language_the_model_cannot_speak_is_refused_with_the_way_out(tmp_path:
 
 
 def test_a_killed_model_server_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "selfinstruct", "run", "alpaca", "-n", "50", "-o", str(tmp_path / "r")]
+    options = ["-n", "50", "-o", str(tmp_path / "r"), "--concurrency", "2"]
+    command = [sys.executable, "-m", "selfinstruct", "run", "alpaca", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while _completions(tmp_path / "r") < 3:
