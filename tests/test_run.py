@@ -96,7 +96,7 @@ def test_fifty_kills_at_random_moments_change_nothing_and_pay_nothing_twice(
     completions = database.execute("SELECT count(*) FROM completions").fetchone()[0]
     database.close()
     assert sends == completions + lost, "a send is neither answered nor accounted for as lost"
-    assert lost <= 4 * kills, "more was lost than can be in flight"
+    assert lost <= 5 * kills, "more was lost than can be in flight, or on record and about to leave"
     assert len(arrived) <= completions + lost
 
 
