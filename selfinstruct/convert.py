@@ -107,7 +107,7 @@ def convert(
     """
     chosen = formats.get(to)
     steps = cleaner(clean)
-    side = Path(lost) if lost else None if str(target) == "-" else _beside(Path(target))
+    side = Path(lost) if lost else None if str(target) == "-" else beside(Path(target))
     if side is not None:
         apart(side, source=source, target=target)
     with ExitStack() as stack:
@@ -151,7 +151,12 @@ def _way_on(record: Record, target: formats.Format) -> str:
     return f"formats for {kind.__name__.lower()}s: {', '.join(names)}"
 
 
-def _beside(target: Path) -> Path:
+def beside(target: Path) -> Path:
+    """Return the name of the side file of a target.
+
+    Raises:
+        InputError: the target has no name of its own.
+    """
     if not target.name:
         raise InputError(f"{target} is a folder: name a file in it")
     return target.with_name(target.name + ".lost.jsonl")

@@ -31,7 +31,10 @@ def _talk(line: str) -> None:
 @click.option("--lossy", is_flag=True, help="Write also what the format holds only in part, without that part.")
 @_as_json
 def export(folder: Path, name: str | None, output: str | None, lossy: bool, as_json: bool) -> None:
-    """Write the accepted records of a run in a format that its trainer loads."""
+    """Write the accepted records of a run in a format that its trainer loads.
+
+    What the format can't hold, or not whole, is listed with its reason in OUT.lost.jsonl; the run keeps it.
+    """
     from dataclasses import replace
 
     from selfinstruct import formats, plugins
@@ -59,6 +62,9 @@ def export(folder: Path, name: str | None, output: str | None, lossy: bool, as_j
             stored = view.dataset() if chosen.group_records is None else lane_by_lane
             accepted = (replace(record, id=record.id or id) for id, record in stored)
             reports = {"": formats.write(chosen, accepted, target, lossy=lossy)}
+    sides = {}
+    if target != "-":
+        sides = {file: _list_lost(Path(target) / file, report) for file, report in reports.items()}
     if as_json:
         found = {file: report.as_json() for file, report in reports.items()}
         shown = found.get("") or {"files": found}
@@ -66,6 +72,8 @@ def export(folder: Path, name: str | None, output: str | None, lossy: bool, as_j
         return
     for file, report in reports.items():
         _say_written(str(Path(target) / file) if file else target, report)
+        if side := sides.get(file):
+            _talk(f"  listed with reasons: {side}")
 
 
 def _is_file(output: str | None) -> bool:
@@ -73,6 +81,21 @@ def _is_file(output: str | None) -> bool:
     return output is not None and (
         output == "-" or Path(output).suffix in (".json", ".jsonl", ".csv", ".parquet", ".gz", ".zst")
     )
+
+
+def _list_lost(target: Path, report: Report) -> Path | None:
+    """Write the side file of a target and return its name; None, and no file, when every record is there, whole."""
+    from selfinstruct.convert import beside
+    from selfinstruct.formats.outputs import save
+
+    side = beside(target)
+    if not report.refused and not report.reduced:
+        side.unlink(missing_ok=True)  # what an earlier export to the same target lost
+        return None
+    found = [(each, False) for each in report.refused] + [(each, True) for each in report.reduced]
+    lines = [{"place": id, "reason": reason, "written": written} for (id, reason), written in found]
+    save(target, [(side.name, "".join(json.dumps(line) + "\n" for line in lines))])
+    return side
 
 
 def _say_written(target: str, report: Report) -> None:

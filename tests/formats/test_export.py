@@ -96,6 +96,17 @@ def test_a_record_that_is_left_out_is_named_with_the_reason(run: Path) -> None:
         "listed by --json)"
     ) in told
     assert [id for id, _ in json.loads(exported(run, "--json").stdout)["refused"]] == [f"tasks-1-{n}" for n in range(7)]
+    side = run / "export" / "alpaca.json.lost.jsonl"
+    assert f"listed with reasons: {side}" in told
+    listed = [json.loads(line) for line in side.read_text(encoding="utf-8").splitlines()]
+    assert listed == [{"place": f"tasks-1-{n}", "reason": "an output is empty", "written": False} for n in range(7)]
+
+
+def test_the_side_file_of_an_earlier_export_goes_when_nothing_is_lost_any_more(run: Path, tmp_path: Path) -> None:
+    side = tmp_path / "out.json.lost.jsonl"
+    side.write_text("old", encoding="utf-8")
+    exported(run, "-o", str(tmp_path / "out.json"))
+    assert not side.exists()
 
 
 def test_no_run(tmp_path: Path) -> None:
