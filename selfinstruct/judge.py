@@ -45,10 +45,14 @@ class Judge:
             rejection = _too_near("novelty", nearest) if nearest else None
         return rejection
 
+    def sifted(self, candidate: Candidate) -> Candidate:
+        """Return a candidate with what the filters object to; they look at nothing but the candidate."""
+        found = candidate.rejection or self._unfinished(candidate.record) or self._first_rejection(candidate)
+        return candidate if found is candidate.rejection else replace(candidate, rejection=found)
+
     def decide(self, id: str, candidate: Candidate) -> Decision:
-        """Accept or reject a candidate against everything accepted so far."""
-        record = candidate.record
-        rejection = candidate.rejection or self._unfinished(record) or self._first_rejection(candidate)
+        """Accept or reject a sifted candidate against everything accepted so far."""
+        record, rejection = candidate.record, candidate.rejection
         if record is None:
             return Decision(id, candidate, rejection)
         nearest = None

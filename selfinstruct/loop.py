@@ -64,7 +64,7 @@ async def grow(
                 )
                 if items is not None:
                     draw.item, draw.identity = items[launched], items.identity(launched)
-                running[launched] = asyncio.create_task(_run(stage, draw, slots))
+                running[launched] = asyncio.create_task(_run(stage, draw, judge, slots))
                 launched += 1
             # One transaction takes in what is there: with one for each, the disk's milliseconds would be the limit.
             commits: list[Commit] = []
@@ -99,10 +99,16 @@ def _done(running: Mapping[int, asyncio.Task[Sequence[Candidate]]], number: int)
     return number in running and running[number].done()
 
 
-async def _run(stage: Stage, draw: Draw, slots: asyncio.Semaphore) -> Sequence[Candidate]:
+async def _run(stage: Stage, draw: Draw, judge: Judge, slots: asyncio.Semaphore) -> Sequence[Candidate]:
     # First come, first served: an earlier draw's second request goes before a later draw's first.
     async with slots:
-        return await stage.draw(draw)
+        return await produce(stage, draw, judge)
+
+
+async def produce(stage: Stage, draw: Draw, judge: Judge) -> Sequence[Candidate]:
+    """Make a draw and sift its candidates: all that needs not know what other draws came to."""
+    candidates = await stage.draw(draw)
+    return [judge.sifted(replace(candidate, demonstrations=draw.shown)) for candidate in candidates]
 
 
 async def _outcome(
@@ -124,14 +130,13 @@ def settle(
     decided: int = 0,
     error: str | None = None,
 ) -> Commit:
-    """Judge what a draw brought, up to the last record wanted; `decided` candidates are settled already."""
+    """Decide on what a draw brought, up to the last record wanted; `decided` candidates are settled already."""
     state, decisions = "failed" if error else "done", []
     for position, candidate in enumerate(candidates[decided:], decided):
         if wanted == 0:
             state = "open"
             break
-        shown = replace(candidate, demonstrations=draw.shown)
-        decisions.append(judge.decide(f"{draw.stage}-{draw.number}-{position}", shown))
+        decisions.append(judge.decide(f"{draw.stage}-{draw.number}-{position}", candidate))
         wanted -= decisions[-1].accepted
     return Commit(
         draw.stage,

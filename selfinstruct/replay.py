@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from selfinstruct import config as settings
 from selfinstruct.errors import ConfigError, Stopped
 from selfinstruct.judge import subject
-from selfinstruct.loop import settle
+from selfinstruct.loop import produce, settle
 from selfinstruct.plan import Lane, Plan, open_run
 from selfinstruct.run import Session
 from selfinstruct.stages import Draw, Items, Stage, TaskPool
@@ -154,7 +154,7 @@ async def _judged_again(
         candidates: Sequence[Candidate] = ()
         if recorded["state"] != "failed":
             try:
-                candidates = await stage.draw(draw)
+                candidates = await produce(stage, draw, judge)
             except _Unanswered:
                 before = [] if was is None else [decision_from(each) for each in view.decisions(stage.name, was)]
                 unanswered = [each.candidate for each in before] or [Candidate(draw.item)]

@@ -550,9 +550,9 @@ def test_a_dialogue_that_waits_for_a_reply_is_no_record_yet() -> None:
     for whole, reason in ((True, "no reply"), (False, None)):
         judge = Judge([], {}, whole=whole)
         assert judge.screen(Candidate(Dialogue(GOOD[:1])), as_of=0) is None
-        rejection = judge.decide("dialogues-0-0", Candidate(Dialogue(GOOD[:3]))).rejection
+        rejection = judge.decide("dialogues-0-0", judge.sifted(Candidate(Dialogue(GOOD[:3])))).rejection
         assert (rejection and rejection.reason) == reason
-        assert judge.decide("dialogues-1-0", Candidate(Dialogue(GOOD))).accepted
+        assert judge.decide("dialogues-1-0", judge.sifted(Candidate(Dialogue(GOOD)))).accepted
 
 
 @pytest.mark.parametrize("recipe", ["baize", "vicuna", "guanaco", "chatdoctor", "bianque"])
