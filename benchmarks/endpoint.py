@@ -43,8 +43,6 @@ IN_FLIGHT = 64
 RATE = 5
 ROWS = 100
 KILL_ROWS, KILL_IN_FLIGHT = 300, 16
-TIMED = 8
-"""Novelty's time is taken for one candidate in so many."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -152,12 +150,6 @@ async def client(job: Job) -> Result:
     return found
 
 
-def cost_of_the_clock() -> float:
-    """Return the CPU seconds between two readings of a thread's CPU time with nothing in between."""
-    pairs = [(time.thread_time(), time.thread_time()) for _ in range(1000)]
-    return statistics.mean(after - before for before, after in pairs)
-
-
 async def run(job: Job, backend: Any = None, on_commit: Callable[[int], None] | None = None, **settings: Any) -> Result:
     """A whole run of the Alpaca recipe to `requests * tasks` records."""
     from selfinstruct.errors import Stopped
@@ -168,30 +160,26 @@ async def run(job: Job, backend: Any = None, on_commit: Callable[[int], None] | 
     from selfinstruct.stages import Stage
 
     class Timed(NoveltyIndex):
-        """Takes the CPU time of what the judge asks about one candidate in `TIMED`; without a network only.
+        """Takes the time of what the judge asks, without a network only.
 
-        Reading the clock takes as long as half of an answer: what it costs is left out, and most candidates are
-        spared it, or novelty would seem twice as dear and the run slower.
+        It is wall time, and so never less than CPU time, whose clock is a call of the kernel: read twice a candidate
+        it made novelty seem half as dear again.
         """
 
-        spent, candidates = 0.0, 0
+        spent = 0.0
 
         def weigh(self, text: str) -> Any:
-            self.candidates += 1
             return self._timed(super().weigh, text)
 
         def add(self, id: str, text: str) -> None:
             self._timed(super().add, id, text)
 
         def _timed(self, call: Callable[..., Any], *arguments: str) -> Any:
-            if self.candidates % TIMED:
-                return call(*arguments)
-            started = time.thread_time()
+            started = time.perf_counter()
             found = call(*arguments)
-            self.spent += TIMED * (time.thread_time() - started - clock_cost)
+            self.spent += time.perf_counter() - started
             return found
 
-    clock_cost = cost_of_the_clock()
     index: NoveltyIndex = NoveltyIndex() if job.url else Timed()
 
     class Measured(Session):
