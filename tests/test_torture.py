@@ -252,7 +252,7 @@ def test_a_folder_moved_while_the_run_works_can_be_resumed_there(undisturbed: Da
         resumed = forked("resume", tmp_path / "moved", "--concurrency", 32)
         assert resumed.returncode == 0, resumed.stderr
         requests, answered, lost = balanced(tmp_path / "moved")
-        assert lost <= 4
+        assert lost <= 5  # in flight, and one on record that could not be struck off where the folder was no more
         assert requests >= answered >= len({request.body for request in server.requests[:asked]}) - 4
     assert dataset(tmp_path / "moved") == undisturbed
 
