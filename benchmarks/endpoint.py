@@ -160,7 +160,7 @@ async def run(job: Job, backend: Any = None, on_commit: Callable[[int], None] | 
     from selfinstruct.stages import Stage
 
     class Timed(NoveltyIndex):
-        """Takes the time of what the judge asks, without a network only.
+        """Takes the time of what the judge asks.
 
         It is wall time, and so never less than CPU time, whose clock is a call of the kernel: read twice a candidate
         it made novelty seem half as dear again.
@@ -180,7 +180,7 @@ async def run(job: Job, backend: Any = None, on_commit: Callable[[int], None] | 
             self.spent += time.perf_counter() - started
             return found
 
-    index: NoveltyIndex = NoveltyIndex() if job.url else Timed()
+    index = Timed()
 
     class Measured(Session):
         """A session whose pool may be full from the start."""
@@ -225,7 +225,7 @@ async def run(job: Job, backend: Any = None, on_commit: Callable[[int], None] | 
 
         with contextlib.suppress(Stopped):
             await session.work(committed)
-        found = clock.read() | {"loop": time.thread_time() - loop_before, "novelty": getattr(index, "spent", 0.0)}
+        found = clock.read() | {"loop": time.thread_time() - loop_before, "novelty": index.spent}
         done = store.view.summary()
     return found | {"requests": done.requests, "records": done.accepted, "candidates": done.candidates}
 
